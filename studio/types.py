@@ -1,0 +1,319 @@
+"""The values that cross layers: facts of weights, choices of a person, events of the engine.
+
+Facts and choices are different types. How many time windows, which head, how guidance was trained: facts of the
+weights (`DeltaSpec`). Steps, seed, guidance, strength: a person's choices (`GenerationRequest`), which validate
+themselves. No slider can contradict a fact.
+
+Direction of time: timestep 1000 is noise, 0 is data; time window 0 is at the noise end.
+This module knows no torch, no diffusers, no gradio, no folder and no catalogue: whether a model id exists is the
+catalogue's business, whether it is on disk the engine's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from PIL import Image
+
+from studio.errors import InvalidRequest
+
+MAX_STEPS = 32
+MAX_SIDE_PIXELS = 2048
+MAX_PROMPT_CHARACTERS = 2000
+MAX_IMAGES = 16
+MAX_GUIDANCE = 30.0
+MAX_ACCELERATOR_STRENGTH = 1.5
+MAX_SEED = 2**32 - 1
+
+Family = Literal["tabletop", "sd15", "sd21", "sdxl"]
+
+
+# --- facts ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaSpec:
+    """What is true of a set of delta weights, whatever anyone chooses (METHOD: stored with the artefact).
+
+    `prediction_type` is the head the student was trained with, `num_time_windows` is K, `guidance_mode` says how
+    classifier-free guidance met the teacher ("sync": teacher at w = 1; "fixed": teacher at `trained_guidance`).
+    """
+
+    family: Family
+    prediction_type: str = "ddim_eps"
+    num_time_windows: int = 4
+    guidance_mode: Literal["sync", "fixed"] = "sync"
+    trained_guidance: float = 1.0
+    base_sha256: str | None = None
+    license: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A base model of the catalogue. `source` is a hub id, a folder below `assets/`, or a path the owner configured."""
+
+    id: str
+    title: str
+    family: Family
+    source: str
+    kind: Literal["builtin", "hub", "folder", "single_file"]
+    variant: str | None = None
+    revision: str | None = None
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    native_width: int = 512
+    native_height: int = 512
+    size_multiple: int = 8
+    download_bytes: int | None = None
+    license: str = "unknown"
+    description: str = ""
+    hint: str = ""
+    default_accelerator: str = "dpmpp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceleratorSpec:
+    """A way to draw in few steps: a delta, a LoRA, or a plain solver. Recommended values carry a short reason."""
+
+    id: str
+    title: str
+    kind: Literal["perflow_delta", "perflow_merged", "lora", "none"]
+    sampler: Literal["perflow", "lcm", "ddim", "dpmpp"]
+    families: tuple[Family, ...]
+    models: tuple[str, ...] = ()
+    source: str | None = None
+    variant: str | None = None
+    delta: DeltaSpec | None = None
+    recommended_steps: int = 4
+    recommended_guidance: tuple[float, ...] = (1.0,)
+    reason: str = ""
+    download_bytes: int | None = None
+    license: str = "unknown"
+    description: str = ""
+
+
+# --- choices ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """Classifier-free guidance scales: one value for all, one per time window (noise end first), or one per step.
+
+    1 means off: that step makes one network call instead of two. Raises `InvalidRequest` for values outside [0, 30].
+    """
+
+    scales: tuple[float, ...]
+    per: Literal["window", "step"] = "window"
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.scales) <= MAX_STEPS:
+            raise InvalidRequest("guidance", f"1 to {MAX_STEPS} scales", self.scales)
+        for scale in self.scales:
+            if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+                raise InvalidRequest("guidance", f"numbers from 0 to {MAX_GUIDANCE:g}", scale)
+            if not 0 <= scale <= MAX_GUIDANCE:
+                raise InvalidRequest("guidance", f"numbers from 0 to {MAX_GUIDANCE:g}", scale)
+
+    @classmethod
+    def of(cls, value: float | int | list[float] | tuple[float, ...] | Guidance) -> Guidance:
+        """A number becomes a constant schedule, a list one scale per time window."""
+        if isinstance(value, Guidance):
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float | list | tuple):
+            raise InvalidRequest("guidance", "a number, or a list with one number per time window", value)
+        return cls(scales=tuple(value) if isinstance(value, list | tuple) else (value,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """All that a person chose for one generation; immutable, and valid once it exists.
+
+    `seed` is concrete (0 to 2**32 - 1); image i of `num_images` uses seed + i. `strength` of the accelerator scales
+    delta weights (0 = the bare base, 1 = as trained). Raises `InvalidRequest` naming field, range and value.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    model: str = "tabletop"
+    accelerator: str = "perflow-tabletop"
+    accelerator_strength: float = 1.0
+    steps: int = 4
+    guidance: Guidance = field(default_factory=lambda: Guidance(scales=(3.0,)))
+    width: int = 128
+    height: int = 128
+    seed: int = 0
+    num_images: int = 1
+
+    def __post_init__(self) -> None:
+        _check_text("prompt", self.prompt)
+        _check_text("negative_prompt", self.negative_prompt)
+        _check_id("model", self.model)
+        _check_id("accelerator", self.accelerator)
+        _check_number("accelerator_strength", self.accelerator_strength, 0.0, MAX_ACCELERATOR_STRENGTH)
+        _check_count("steps", self.steps, 1, MAX_STEPS)
+        if not isinstance(self.guidance, Guidance):
+            raise InvalidRequest("guidance", "a Guidance value", self.guidance)
+        for name, side in (("width", self.width), ("height", self.height)):
+            _check_count(name, side, 64, MAX_SIDE_PIXELS)
+            if side % 8:
+                raise InvalidRequest(name, "a multiple of 8", side)
+        _check_count("seed", self.seed, 0, MAX_SEED)
+        _check_count("num_images", self.num_images, 1, MAX_IMAGES)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that `from_json` turns back into an equal request."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> GenerationRequest:
+        """The inverse of `to_json`; unknown keys raise `InvalidRequest` rather than being dropped."""
+        known = set(cls.__dataclass_fields__)
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise InvalidRequest(unknown[0], f"one of {', '.join(sorted(known))}", values[unknown[0]])
+        fields = dict(values)
+        guidance = fields.get("guidance")
+        if isinstance(guidance, dict):
+            fields["guidance"] = Guidance(scales=tuple(guidance["scales"]), per=guidance.get("per", "window"))
+        elif guidance is not None:
+            fields["guidance"] = Guidance.of(guidance)
+        return cls(**fields)
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InvalidRequest(name, "text", value)
+    if len(value) > MAX_PROMPT_CHARACTERS:
+        raise InvalidRequest(name, f"at most {MAX_PROMPT_CHARACTERS} characters", f"{len(value)} characters")
+
+
+def _check_id(name: str, value: object) -> None:
+    if not isinstance(value, str) or not 1 <= len(value) <= 100:
+        raise InvalidRequest(name, "an id from the catalogue", value)
+
+
+def _check_count(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidRequest(name, f"a whole number from {low} to {high}", value)
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidRequest(name, f"a number from {low:g} to {high:g}", value)
+    if not low <= value <= high:
+        raise InvalidRequest(name, f"a number from {low:g} to {high:g}", value)
+
+
+# --- events -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPlan:
+    """The effective grid: where the network is really asked, before anything runs.
+
+    One entry per step: `timesteps` (1000 = noise), `windows` (0 = noise end; the window in which the step starts),
+    `guidance` (1 = off). `num_network_calls` counts a guided step twice. `notes` says what differs from the request
+    (fewer steps than windows, ...), in sentences for a person.
+    """
+
+    num_time_windows: int
+    timesteps: tuple[int, ...]
+    windows: tuple[int, ...]
+    guidance: tuple[float, ...]
+    num_network_calls: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """The device is busy: how many are ahead and an estimate, `None` while unknown."""
+
+    num_ahead: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """Weights are being downloaded, read or merged; `fraction` in [0, 1], `None` where it cannot be known."""
+
+    message: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPreview:
+    """The prediction of the final image after a step (1-based `step`), for image `image_index` of the request."""
+
+    image_index: int
+    num_images: int
+    step: int
+    num_steps: int
+    timestep: int
+    window: int
+    num_time_windows: int
+    guidance: float
+    seconds: float
+    image: Image.Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedImage:
+    """One finished picture: its own seed, its pixels, its parameters, and its place in the history once saved."""
+
+    image: Image.Image
+    seed: int
+    lens: tuple[StepPreview, ...] = ()
+    history_id: str | None = None
+    path: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What really ran: enough to draw the same pixels again, and to know what they cost."""
+
+    plan: StepPlan
+    model: str
+    accelerator: str
+    base_sha256: str
+    delta_sha256: str | None
+    device: str
+    dtype: str
+    seconds_load: float
+    seconds_steps: tuple[float, ...]
+    seconds_decode: float
+    num_network_calls: int
+    versions: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationResult:
+    """The last event of a generation."""
+
+    request: GenerationRequest
+    images: tuple[GeneratedImage, ...]
+    seconds: float
+    receipt: Receipt
+
+
+GenerationEvent = Waiting | Loading | StepPreview | GenerationResult
+
+
+class Engine(Protocol):
+    """Runs models. Closing the iterator stops the work within one step and leaves the engine usable."""
+
+    def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
+        """Yield `Loading`, then a `StepPreview` per step and image, and last a `GenerationResult`."""
+        ...
+
+    def plan(self, request: GenerationRequest) -> StepPlan:
+        """The effective grid of a request, without loading anything. Raises `InvalidRequest`."""
+        ...
+
+    def is_on_disk(self, id: str) -> bool:
+        """Whether a model's or accelerator's weights can be used without a download."""
+        ...
