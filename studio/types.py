@@ -77,7 +77,11 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class AcceleratorSpec:
-    """A way to draw in few steps: a delta, a LoRA, or a plain solver. Recommended values carry a short reason."""
+    """A way to draw in few steps: a delta, a LoRA, or a plain solver. Recommended values carry a short reason.
+
+    `source` is a hub id, a folder below `assets/`, or a path the owner configured. With `minus` the source is a whole
+    pipeline and the delta is its UNet less the UNet of the model of that id.
+    """
 
     id: str
     title: str
@@ -87,6 +91,7 @@ class AcceleratorSpec:
     models: tuple[str, ...] = ()
     source: str | None = None
     variant: str | None = None
+    minus: str | None = None
     delta: DeltaSpec | None = None
     recommended_steps: int = 4
     recommended_guidance: tuple[float, ...] = (1.0,)
