@@ -1,0 +1,147 @@
+"""Tiny random pipelines in Stable Diffusion's own layout, one per family: made in a second, drawn in a blink.
+
+They have the shapes and the files of the real ones (factor-8 VAE, 4-channel latents, CLIP text towers, byte-level
+tokenizer) and seeded random weights, so what they draw is noise, but always the same noise.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from studio.types import DeltaSpec, Family
+
+PROMPT_TOKENS = 24
+TEXT_WIDTH = 16
+
+
+def tiny_pipeline_folder(path: Path, family: Family = "sd15", *, seed: int = 0) -> Path:
+    """Save a tiny pipeline of a family at `path` (safetensors) and return the path."""
+    tiny_pipeline(path.parent / f"{path.name}-tokenizer", family, seed=seed).save_pretrained(path)
+    return path
+
+
+def tiny_pipeline(scratch: Path, family: Family = "sd15", *, seed: int = 0) -> Any:
+    """A tiny pipeline of a family; `scratch` is a folder for the tokenizer's files."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts: dict[str, Any] = {
+            "vae": _vae(),
+            "unet": _unet(family),
+            "scheduler": _scheduler(family),
+            "tokenizer": _tokenizer(scratch),
+            "text_encoder": CLIPTextModel(_text_config()),
+        }
+        if family == "sdxl":
+            parts["text_encoder_2"] = CLIPTextModelWithProjection(_text_config())
+            parts["tokenizer_2"] = _tokenizer(scratch)
+            return StableDiffusionXLPipeline(**parts, add_watermarker=False)
+        return StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+
+
+def tiny_delta(
+    path: Path, pipeline_folder: Path, *, family: Family = "sd15", size: float = 0.05, seed: int = 1, **facts: Any
+) -> Path:
+    """Write random delta weights that fit the tiny pipeline's UNet; `facts` are fields of `DeltaSpec`."""
+    from studio.perflow import DeltaWeights
+
+    teacher = UNet2DConditionModel.from_pretrained(pipeline_folder, subfolder="unet").state_dict()
+    generator = torch.Generator().manual_seed(seed)
+    student = {
+        key: weight + size * weight.std().nan_to_num() * torch.randn(weight.shape, generator=generator)
+        for key, weight in teacher.items()
+    }
+    spec = DeltaSpec(family=family, **facts)
+    DeltaWeights.from_models(student, teacher, spec=spec).write(path)
+    return path
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=64,
+    )
+
+
+def _unet(family: Family) -> UNet2DConditionModel:
+    added = {}
+    if family == "sdxl":
+        added = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + TEXT_WIDTH,
+        }
+    return UNet2DConditionModel(
+        sample_size=16 if family == "tabletop" else 8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=2 * TEXT_WIDTH if family == "sdxl" else TEXT_WIDTH,
+        use_linear_projection=family in ("sd21", "sdxl"),
+        **added,
+    )
+
+
+def _scheduler(family: Family) -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction" if family == "sd21" else "epsilon",
+    )
+
+
+def _text_config() -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=514,
+        hidden_size=TEXT_WIDTH,
+        projection_dim=TEXT_WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=PROMPT_TOKENS,
+        bos_token_id=512,
+        eos_token_id=513,
+        pad_token_id=513,
+    )
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    """Byte-level BPE without merges: one token a byte, so any prompt is accepted and its length is its bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = list(_byte_letters().values())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=PROMPT_TOKENS)
+
+
+def _byte_letters() -> dict[int, str]:
+    """GPT-2's printable letter for each byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = {byte: chr(byte) for byte in printable}
+    hidden = [byte for byte in range(256) if byte not in letters]
+    return letters | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
