@@ -1,0 +1,181 @@
+"""Everything the page and the API may call, built once by `app.py`.
+
+One straight path: what a person typed -> `resolve` (defaults of the catalogue, every refusal before any work) ->
+`generate` (line, device, engine, history). Page and API take the same path, so both refuse in the same words.
+This module knows neither gradio nor torch: pictures and values go in and out.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from studio.catalog import Catalog
+from studio.errors import InvalidRequest, StorageError
+from studio.gpu import DeviceLease, on_space_gpu
+from studio.history import History
+from studio.settings import Settings
+from studio.types import (
+    MAX_IMAGES,
+    MAX_SEED,
+    AcceleratorSpec,
+    Engine,
+    GenerationEvent,
+    GenerationRequest,
+    GenerationResult,
+    Guidance,
+    ModelSpec,
+    StepPlan,
+)
+
+RANDOM_SEED = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStatus:
+    """A model of the catalogue, and whether it can be used without a download."""
+
+    spec: ModelSpec
+    on_disk: bool
+
+
+class Services:
+    """What the studio can do. `resolve` and `plan` are cheap; `generate` waits its turn for the device."""
+
+    def __init__(
+        self, settings: Settings, catalog: Catalog, engine: Engine, history: History, lease: DeviceLease
+    ) -> None:
+        self.settings = settings
+        self.catalog = catalog
+        self.history = history
+        self._engine = engine
+        self._lease = lease
+        self._draw = on_space_gpu(engine.generate) if settings.on_space else engine.generate
+        if settings.model is not None:
+            catalog.model(settings.model)
+
+    def models(self) -> tuple[ModelStatus, ...]:
+        """Every model of the catalogue, in its order."""
+        return tuple(ModelStatus(spec=spec, on_disk=self._engine.is_on_disk(spec.id)) for spec in self.catalog.models)
+
+    def accelerators(self, model_id: str) -> tuple[AcceleratorSpec, ...]:
+        """The accelerators that fit a model. Raises `InvalidRequest` for an unknown model."""
+        return tuple(self.catalog.accelerators_for(self.catalog.model(model_id)))
+
+    @property
+    def default_model(self) -> str:
+        """The model at first sight: the owner's choice, else the catalogue's first."""
+        return self.settings.model or self.catalog.models[0].id
+
+    def resolve(
+        self,
+        *,
+        prompt: str,
+        negative_prompt: str = "",
+        model: str | None = None,
+        accelerator: str | None = None,
+        accelerator_strength: float = 1.0,
+        steps: int | None = None,
+        guidance: float | list[float] | tuple[float, ...] | Guidance | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        seed: int = RANDOM_SEED,
+        num_images: int = 1,
+    ) -> GenerationRequest:
+        """What a person typed, completed and checked; `None` takes the recommended value, seed -1 a random one.
+
+        Raises `InvalidRequest` naming field, range and value.
+        """
+        spec = self._model(model)
+        how = self._accelerator(spec, accelerator)
+        request = GenerationRequest(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            model=spec.id,
+            accelerator=how.id,
+            accelerator_strength=accelerator_strength,
+            steps=_whole(how.recommended_steps if steps is None else steps),
+            guidance=Guidance.of(how.recommended_guidance if guidance is None else guidance),
+            width=_whole(spec.native_width if width is None else width),
+            height=_whole(spec.native_height if height is None else height),
+            seed=_concrete(_whole(seed)),
+            num_images=_whole(num_images),
+        )
+        self._check_size(spec, request)
+        self._engine.plan(request)
+        return request
+
+    def plan(self, request: GenerationRequest) -> StepPlan:
+        """The effective grid, without running anything."""
+        return self._engine.plan(request)
+
+    def generate(self, request: GenerationRequest, *, tab: str = "text-to-image") -> Iterator[GenerationEvent]:
+        """`Waiting` while the device is busy, then the engine's events; the result's pictures are in the history.
+
+        Closing the iterator leaves the line or stops the engine within a step. Raises `QueueFull`, `InvalidRequest`,
+        and what the engine raises. A picture the disk refuses stays in the result, without `history_id` and `path`,
+        and a warning of the receipt says why.
+        """
+        spec = self._model(request.model)
+        self._accelerator(spec, request.accelerator)
+        self._check_size(spec, request)
+        result: GenerationResult | None = None
+        with self._lease.enter("generation") as ticket:
+            yield from ticket.wait()
+            with closing(self._draw(request)) as events:  # pyright: ignore[reportArgumentType]
+                for event in events:
+                    if isinstance(event, GenerationResult):
+                        result = event
+                    else:
+                        yield event
+        # The device is free again: encoding and the disk need none.
+        if result is not None:
+            yield self._saved(result, tab)
+
+    def _saved(self, result: GenerationResult, tab: str) -> GenerationResult:
+        images, warnings = [], list(result.receipt.warnings)
+        for image in result.images:
+            try:
+                entry = self.history.add(result, image, tab=tab)
+            except StorageError as error:
+                images.append(image)
+                warnings.append(f"Seed {image.seed} was not saved: {error}")
+            else:
+                images.append(replace(image, history_id=entry.id, path=entry.path))
+        return replace(result, images=tuple(images), receipt=replace(result.receipt, warnings=tuple(warnings)))
+
+    def _model(self, id: str | None) -> ModelSpec:
+        return self.catalog.model(self.default_model if id is None else _text("model", id))
+
+    def _accelerator(self, model: ModelSpec, id: str | None) -> AcceleratorSpec:
+        fitting = {spec.id: spec for spec in self.catalog.accelerators_for(model)}
+        chosen = model.default_accelerator if id is None else _text("accelerator", id)
+        if chosen not in fitting:
+            raise InvalidRequest("accelerator", f"one that fits {model.id}: {', '.join(fitting)}", chosen)
+        return fitting[chosen]
+
+    def _check_size(self, model: ModelSpec, request: GenerationRequest) -> None:
+        for name, side in (("width", request.width), ("height", request.height)):
+            if side % model.size_multiple:
+                raise InvalidRequest(name, f"a multiple of {model.size_multiple} for {model.id}", side)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(name, "an id from the catalogue", value)
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """4.0 means 4, since JSON and sliders do not tell them apart; all else is the request's to refuse."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _concrete(seed: Any) -> Any:
+    """A random seed for -1, low enough that seed + i of a batch is a seed too."""
+    if seed == RANDOM_SEED and not isinstance(seed, bool):
+        return secrets.randbelow(MAX_SEED - MAX_IMAGES)
+    return seed
