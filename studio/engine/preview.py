@@ -1,0 +1,94 @@
+"""What the picture will be, seen from the middle of the way: previews of the predicted clean latents.
+
+Every solver used here predicts the clean latents at each step (`pred_original_sample`); that prediction is shown.
+Small built-in models decode it with their own VAE. For the large ones a decode would cost more than a step, so a linear
+map from the 4 latent channels to RGB is used: fitted once per VAE by least squares on smooth colour fields, which needs
+no constants of anybody's and holds for any fine-tuned VAE.
+Shapes: B 4 h w latents (unscaled by the VAE's factor), pixels in [-1, 1]. Knows no prompts and no windows.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch.nn import functional
+
+NUM_FITTED_FIELDS = 12
+FITTED_SIDE_PIXELS = 64
+PREVIEW_PIXELS_PER_LATENT = 4
+
+
+class Preview(Protocol):
+    """A cheap way from latents (1 C h w) to a picture."""
+
+    def __call__(self, latents: torch.Tensor) -> Image.Image: ...
+
+
+class PredictedImage:
+    """Remembers the clean latents that a scheduler predicts, although the pipelines ask it only for the next sample."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.latents: torch.Tensor | None = None
+        step = scheduler.step
+
+        @functools.wraps(step)  # the pipelines read the signature to see which options step() takes
+        def watched(*args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+            output = step(*args, **kwargs)
+            self.latents = _clean_latents(scheduler, output)
+            return output if return_dict else (output.prev_sample,)
+
+        scheduler.step = watched
+
+
+def _clean_latents(scheduler: Any, output: Any) -> torch.Tensor:
+    for name in ("pred_original_sample", "denoised"):
+        if getattr(output, name, None) is not None:
+            return getattr(output, name)
+    return scheduler.model_outputs[-1]  # DPM-Solver++ keeps its data predictions here
+
+
+def decode(vae: Any, latents: torch.Tensor) -> Image.Image:
+    """The picture of one latent (1 C h w), by the VAE itself."""
+    scaled = (latents / vae.config.scaling_factor).to(dtype=vae.dtype, device=vae.device)
+    return to_image(vae.decode(scaled, return_dict=False)[0][0])
+
+
+def to_image(pixels: torch.Tensor) -> Image.Image:
+    """3 H W pixels in [-1, 1] as a picture; values outside are clipped."""
+    levels = (pixels.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+class LinearPreview:
+    """RGB as a linear map of the latent channels, fitted to one VAE."""
+
+    def __init__(self, vae: Any) -> None:
+        self.weights = fit_latents_to_rgb(vae)
+
+    def __call__(self, latents: torch.Tensor) -> Image.Image:
+        channels = latents[0].float().flatten(1).T.cpu()
+        pixels = (_with_ones(channels) @ self.weights).T.reshape(3, *latents.shape[-2:])
+        small = to_image(pixels)
+        size = (small.width * PREVIEW_PIXELS_PER_LATENT, small.height * PREVIEW_PIXELS_PER_LATENT)
+        return small.resize(size, Image.Resampling.BICUBIC)
+
+
+def fit_latents_to_rgb(vae: Any) -> torch.Tensor:
+    """Least squares from latents (with a constant) to the mean colour below each: (C + 1) x 3, fp32 on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(NUM_FITTED_FIELDS, 3, 3, 3, generator=generator) * 2 - 1
+    side = FITTED_SIDE_PIXELS
+    fields = functional.interpolate(corners, size=(side, side), mode="bilinear", align_corners=True)
+    latents = vae.encode(fields.to(dtype=vae.dtype, device=vae.device)).latent_dist.mode().float().cpu()
+    latents = latents * vae.config.scaling_factor
+    colours = functional.adaptive_avg_pool2d(fields, latents.shape[-2:])
+    samples = latents.transpose(0, 1).flatten(1).T
+    targets = colours.transpose(0, 1).flatten(1).T
+    return torch.linalg.lstsq(_with_ones(samples), targets).solution
+
+
+def _with_ones(samples: torch.Tensor) -> torch.Tensor:
+    return torch.cat([samples, torch.ones(len(samples), 1)], dim=1)
