@@ -8,13 +8,14 @@ This module knows neither gradio nor torch: pictures and values go in and out.
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from studio.catalog import Catalog
-from studio.errors import InvalidRequest, StorageError
+from studio.errors import InvalidRequest, StorageError, StudioError
 from studio.gpu import DeviceLease, on_space_gpu
 from studio.history import History
 from studio.settings import Settings
@@ -53,6 +54,7 @@ class Services:
         self.history = history
         self._engine = engine
         self._lease = lease
+        self._stopping = threading.Event()
         self._draw = on_space_gpu(engine.generate) if settings.on_space else engine.generate
         if settings.model is not None:
             catalog.model(settings.model)
@@ -124,9 +126,12 @@ class Services:
         self._check_size(spec, request)
         result: GenerationResult | None = None
         with self._lease.enter("generation") as ticket:
-            yield from ticket.wait()
+            for waiting in ticket.wait():
+                self._go_on()
+                yield waiting
             with closing(self._draw(request)) as events:  # pyright: ignore[reportArgumentType]
                 for event in events:
+                    self._go_on()
                     if isinstance(event, GenerationResult):
                         result = event
                     else:
@@ -134,6 +139,14 @@ class Services:
         # The device is free again: encoding and the disk need none.
         if result is not None:
             yield self._saved(result, tab)
+
+    def stop(self) -> None:
+        """End what waits and what runs within a step; nothing starts any more. Safe to call from any thread, twice."""
+        self._stopping.set()
+
+    def _go_on(self) -> None:
+        if self._stopping.is_set():
+            raise StudioError("The studio is being stopped: nothing was drawn. Start it again and repeat the request.")
 
     def _saved(self, result: GenerationResult, tab: str) -> GenerationResult:
         images, warnings = [], list(result.receipt.warnings)

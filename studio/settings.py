@@ -172,4 +172,3 @@ def read_users(path: Path) -> tuple[tuple[str, str], ...]:
     if not users:
         raise InvalidRequest("auth_file", "at least one name:password line", str(path))
     return tuple((name, password) for name, password in users)
-

@@ -1,0 +1,60 @@
+"""PeRFlow Studio's composition root: settings -> catalogue, engine, history, services -> page -> server."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+
+with contextlib.suppress(ImportError):
+    import spaces  # noqa: F401  # on a ZeroGPU Space it must come before torch  # pyright: ignore[reportMissingImports]
+
+from studio.catalog import Catalog
+from studio.errors import StudioError
+from studio.gpu import DeviceLease
+from studio.history import History
+from studio.services import Services
+from studio.settings import Settings
+
+
+def make_engine(settings: Settings, catalog: Catalog):
+    """The engine the settings name; torch is imported only for the real one."""
+    if settings.engine == "fake":
+        from studio.engine.fake import FakeEngine
+
+        return FakeEngine(catalog)
+    from studio.engine.diffusion import DiffusionEngine
+
+    return DiffusionEngine(
+        catalog,
+        assets_dir=settings.assets_dir,
+        device=settings.device,
+        dtype=settings.dtype,
+        hub_cache=settings.hub_cache,
+        offline=settings.offline,
+    )
+
+
+def run(settings: Settings) -> None:
+    """Build everything once and serve until told to stop."""
+    catalog = Catalog.load(settings.presets_dir)
+    with History(settings.data_dir, served_dir=settings.served_dir) as history:
+        from studio.ui import server
+
+        server.prepare(settings)
+        from studio.ui import layout
+
+        lease = DeviceLease(max_waiting=settings.max_queue)
+        with contextlib.closing(make_engine(settings, catalog)) as engine:
+            services = Services(settings, catalog, engine, history, lease)
+            server.serve(layout.build(services), settings, options=layout.launch_options(), on_stop=services.stop)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    try:
+        run(Settings.load(sys.argv[1:], os.environ))
+    except StudioError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
