@@ -1,0 +1,66 @@
+"""Where a finished picture can go next: a registry that later tabs plug into.
+
+A tab that can take a picture offers a `Destination`; a tab that has pictures offers a `Source`. `connect` gives every
+source one button per destination, so no tab knows another. What travels is the picture's history id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+
+from studio.errors import NotFound, StudioError
+from studio.types import GenerationRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """A place for pictures: `receive` turns a history id into updates of `outputs`, all of them in the tab `tab_id`."""
+
+    title: str
+    tab_id: str
+    outputs: Sequence[Block]
+    receive: Callable[[str], dict[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsTaker:
+    """A tab whose form can be filled from a request: `take` turns it into updates of `outputs`."""
+
+    tab_id: str
+    outputs: Sequence[Block]
+    take: Callable[[GenerationRequest], dict[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A tab that shows pictures: `row` is where its buttons stand, `chosen` holds the history id of the shown one."""
+
+    row: gr.Row
+    chosen: gr.State
+
+
+def connect(sources: Sequence[Source], destinations: Sequence[Destination], tabs: gr.Tabs) -> None:
+    """One button for every way from a source to a destination."""
+    for source in sources:
+        with source.row:
+            for destination in destinations:
+                button = gr.Button(destination.title, size="sm", min_width=80)
+                button.click(_sender(destination, tabs), source.chosen, [*destination.outputs, tabs],
+                             show_progress="hidden", api_visibility="private")  # fmt: skip
+
+
+def _sender(destination: Destination, tabs: gr.Tabs) -> Callable[[str | None], dict[Any, Any]]:
+    def send(history_id: str | None) -> dict[Any, Any]:
+        try:
+            if history_id is None:
+                raise NotFound("This picture is not in the history: there is nothing to send.")
+            return {**destination.receive(history_id), tabs: gr.Tabs(selected=destination.tab_id)}
+        except StudioError as error:
+            raise gr.Error(str(error), duration=8, print_exception=False) from error
+
+    return send

@@ -1,0 +1,60 @@
+"""The page: a header, one tab per thing the studio can do, and the ways between them.
+
+A later tab is built here like the others and joins `sources` and `destinations`; nothing else changes.
+This module does not know what happens inside a tab.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from studio.types import GenerationRequest
+from studio.ui import api, gallery, text_to_image, theme
+from studio.ui.destinations import Destination, connect
+from studio.ui.plain_html import plain_html
+from studio.ui.schedule_field import shades_css
+
+if TYPE_CHECKING:
+    from studio.services import Services
+
+HEADER = """
+<header class="masthead">
+  <div class="mark" aria-hidden="true"><i></i><i></i><i></i><i></i></div>
+  <h1>PeRFlow Studio</h1>
+  <button type="button" class="help" data-help title="Keyboard (Shift + ?)" aria-label="Keyboard">?</button>
+</header>
+"""
+
+
+def build(services: Services) -> gr.Blocks:
+    """The whole page over these services; `launch_options` holds what the server needs to show it as meant."""
+    with gr.Blocks(title="PeRFlow Studio", analytics_enabled=False, fill_width=True) as page:
+        plain_html(HEADER)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab(text_to_image.TITLE, id=text_to_image.TAB_ID):
+                drawn, settings = text_to_image.build_text_to_image(services)
+            with gr.Tab(gallery.TITLE, id=gallery.TAB_ID) as gallery_tab:
+                shelf, kept = gallery.build_gallery(services)
+        gallery.connect_gallery(shelf, gallery_tab, services, settings, tabs)
+
+        def reuse(history_id: str) -> dict[Any, Any]:
+            request: GenerationRequest = services.history.get(history_id).request
+            return settings.take(request)
+
+        again = Destination(title="Use these settings", tab_id=settings.tab_id, outputs=settings.outputs, receive=reuse)
+        connect([drawn, kept], [again], tabs)
+        api.register(services)
+    return page
+
+
+def launch_options() -> dict[str, Any]:
+    """What `launch()` and `mount_gradio_app()` take to show the page as meant."""
+    return {
+        "theme": theme.studio_theme(),
+        "css": f"{theme.stylesheet()}\n{shades_css()}",
+        "head": theme.head(),
+        "footer_links": ["api"],
+        "run_history": False,
+    }
