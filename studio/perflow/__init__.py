@@ -16,13 +16,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from studio.perflow.delta import DeltaWeights, base_weights, check_fits, weights_sha256
     from studio.perflow.guidance import CFG_FIXED, CFG_SYNC, is_guided, num_network_calls, paper_guidance
+    from studio.perflow.merge import KeptBase, MergeReport, mark_merged, merged_with
     from studio.perflow.prediction import EPSILON_HEADS, HEADS, Head, WindowMap, head_of, window_map
+    from studio.perflow.safefile import Header, check_shapes, read_header, read_sharded, read_tensors
     from studio.perflow.schedule import NoiseSchedule, Segment, make_alphas_cumprod, make_betas
     from studio.perflow.scheduler import PeRFlowScheduler, PeRFlowSchedulerOutput
     from studio.perflow.windows import TimeWindows, diffusion_index, make_plan, plan_of
 
 _HOMES = {
+    "delta": ("DeltaWeights", "base_weights", "check_fits", "weights_sha256"),
+    "merge": ("KeptBase", "MergeReport", "mark_merged", "merged_with"),
+    "safefile": ("Header", "check_shapes", "read_header", "read_sharded", "read_tensors"),
     "guidance": ("CFG_FIXED", "CFG_SYNC", "is_guided", "num_network_calls", "paper_guidance"),
     "prediction": ("EPSILON_HEADS", "HEADS", "Head", "WindowMap", "head_of", "window_map"),
     "schedule": ("NoiseSchedule", "Segment", "make_alphas_cumprod", "make_betas"),
@@ -35,22 +41,35 @@ __all__ = [
     "CFG_SYNC",
     "EPSILON_HEADS",
     "HEADS",
+    "DeltaWeights",
     "Head",
+    "Header",
+    "KeptBase",
+    "MergeReport",
     "NoiseSchedule",
     "PeRFlowScheduler",
     "PeRFlowSchedulerOutput",
     "Segment",
     "TimeWindows",
     "WindowMap",
+    "base_weights",
+    "check_fits",
+    "check_shapes",
     "diffusion_index",
     "head_of",
     "is_guided",
     "make_alphas_cumprod",
     "make_betas",
     "make_plan",
+    "mark_merged",
+    "merged_with",
     "num_network_calls",
     "paper_guidance",
     "plan_of",
+    "read_header",
+    "read_sharded",
+    "read_tensors",
+    "weights_sha256",
     "window_map",
 ]
 
