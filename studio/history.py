@@ -11,13 +11,13 @@ This module does not know how pictures come to be, nor what a page is. Clients s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import re
 import secrets
 import shutil
 import threading
+import time
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,12 +30,13 @@ from PIL import Image
 from studio.errors import InvalidRequest, NotFound, StorageError, StudioError
 from studio.history_index import HistoryIndex, Row
 from studio.parameters import describe, encode_png, read_description, read_parameters
+from studio.storage import PART, own_folder, storage_error, write_whole
 from studio.types import GeneratedImage, GenerationRequest, GenerationResult
 
 THUMBNAIL_PIXELS = 320
 MAX_PAGE = 500
 MAX_ZIP_IMAGES = 1000
-PART = ".part"
+EXPORT_SECONDS = 3600
 _TAB = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 _NUMBER = re.compile(r"(\d{5,})-\d+\.png")
 
@@ -71,7 +72,7 @@ class History:
         self._thumbnails_dir = data_dir / "thumbnails"
         self._served_dir = served_dir or data_dir / "served"
         self._naming = threading.Lock()
-        self._owner = _own(data_dir)
+        self._owner = own_folder(data_dir)
         try:
             for folder in (self._outputs_dir, self._thumbnails_dir, self._served_dir):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,7 @@ class History:
             self._reconcile()
         except OSError as error:
             os.close(self._owner)
-            raise _storage_error(data_dir, error) from error
+            raise storage_error(data_dir, error) from error
         except BaseException:
             os.close(self._owner)
             raise
@@ -134,16 +135,16 @@ class History:
         try:
             with self._naming:
                 path = folder / f"{_next_number(folder):05d}-{image.seed}.png"
-                _write(path, content)
+                write_whole(path, content)
         except OSError as error:
-            raise _storage_error(folder, error) from error
+            raise storage_error(folder, error) from error
         row = Row(id=id, tab=tab, created=created, file=self._relative(path), description=description)
         try:
-            _write(self._thumbnail(row.file), _thumbnail(image.image))
+            write_whole(self._thumbnail(row.file), _thumbnail(image.image), sync=False)
             self._index.add([row])
         except (OSError, StorageError) as error:
             self._remove_files(row.file)
-            raise (_storage_error(folder, error) if isinstance(error, OSError) else error) from error
+            raise (storage_error(folder, error) if isinstance(error, OSError) else error) from error
         return self._entry(row)
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -153,7 +154,7 @@ class History:
             try:
                 self._remove_files(row.file)
             except OSError as error:
-                raise _storage_error(self._outputs_dir, error) from error
+                raise storage_error(self._outputs_dir, error) from error
             self._index.remove([row.id])
         return len(rows)
 
@@ -162,14 +163,13 @@ class History:
     def export(self, id: str) -> Path:
         """A copy of the original file, with its parameters, in the served folder. Raises `NotFound`."""
         source = self.get(id).path
-        target = self._served_dir / secrets.token_hex(16) / source.name
         try:
-            target.parent.mkdir(parents=True)
+            target = self._new_export_folder() / source.name
             shutil.copyfile(source, target)
         except FileNotFoundError as error:
             raise NotFound(f"The file of picture {id} is gone from the disk: reload the gallery.") from error
         except OSError as error:
-            raise _storage_error(self._served_dir, error) from error
+            raise storage_error(self._served_dir, error) from error
         return target
 
     def zip(self, ids: Sequence[str]) -> Path:
@@ -177,18 +177,29 @@ class History:
         if not 1 <= len(ids) <= MAX_ZIP_IMAGES:
             raise InvalidRequest("ids", f"1 to {MAX_ZIP_IMAGES} pictures", f"{len(ids)} pictures")
         entries = [self.get(id) for id in ids]
-        folder = self._served_dir / secrets.token_hex(16)
-        target = folder / f"perflow-studio-{len(entries)}.zip"
         try:
-            folder.mkdir(parents=True)
+            target = self._new_export_folder() / f"perflow-studio-{len(entries)}.zip"
             # PNG is compressed already: store.
             with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
                 for entry in entries:
                     archive.write(entry.path, self._relative(entry.path))
+        except FileNotFoundError as error:
+            raise NotFound("The file of one of these pictures is gone from the disk: reload the gallery.") from error
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise _storage_error(self._served_dir, error) from error
+            raise storage_error(self._served_dir, error) from error
         return target
+
+    def _new_export_folder(self) -> Path:
+        """A folder nobody can guess; those of an hour ago, which nobody fetches any more, go."""
+        exports = self._served_dir / "exports"
+        exports.mkdir(parents=True, exist_ok=True)
+        for old in exports.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if old.stat().st_mtime < time.time() - EXPORT_SECONDS:
+                    shutil.rmtree(old, ignore_errors=True)
+        folder = exports / secrets.token_hex(16)
+        folder.mkdir()
+        return folder
 
     # --- files and rows -------------------------------------------------------------------------------------------
 
@@ -223,7 +234,7 @@ class History:
             return thumbnail
         try:
             with Image.open(self._outputs_dir / file, formats=("PNG",)) as image:
-                _write(thumbnail, _thumbnail(image))
+                write_whole(thumbnail, _thumbnail(image), sync=False)
         except (OSError, SyntaxError):
             return self._outputs_dir / file
         return thumbnail
@@ -263,52 +274,12 @@ class History:
         return Row(id=id, tab=tab, created=created, file=file, description=description)
 
 
-def _own(data_dir: Path) -> int:
-    """Lock the data folder for this process; the descriptor holds the lock as long as it is open."""
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(data_dir / "studio.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise _storage_error(data_dir, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise StorageError(
-            f"Another studio is using the data folder {data_dir}: stop it, or start this one with another --data-dir."
-        ) from error
-    return descriptor
-
-
-def _storage_error(folder: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"{folder} cannot be written ({error.strerror or error}): free space or mend its permissions, "
-        "or start with another --data-dir."
-    )
-
-
 def _next_number(folder: Path) -> int:
     """One more than the highest number in a day's folder."""
     if not folder.is_dir():
         return 1
     found = (_NUMBER.fullmatch(name) for name in os.listdir(folder))
     return 1 + max((int(match[1]) for match in found if match), default=0)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All or nothing: staged beside its place, synced, renamed; a failure removes the staged half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + PART)
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
 
 
 def _thumbnail(image: Image.Image) -> bytes:

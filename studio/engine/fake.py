@@ -3,9 +3,8 @@
 It is reached by tests and by `--engine fake` alone, and says in every receipt that no network ran. It takes real
 time in small steps, sends a preview of each, honours a closed iterator within one step, and draws the same pixels for
 the same seed, alone or in a batch.
-Direction of time: timestep 1000 is noise; a preview is the gradient mixed with (timestep left) noise. It knows no
-torch, and no more of the maths than the step grid of METHOD section 2: every window gets N // K points, the noisiest
-N % K windows one more.
+Direction of time: timestep 1000 is noise; a preview is the gradient mixed with as much grain as time is left. It knows
+no torch; the step grid is the real one.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from studio.catalog import Catalog
-from studio.errors import InvalidRequest
+from studio.perflow import TimeWindows, make_plan
 from studio.types import (
     MAX_SEED,
     GeneratedImage,
@@ -50,21 +49,10 @@ class FakeEngine:
         """Nothing is held."""
 
     def plan(self, request: GenerationRequest) -> StepPlan:
-        """The grid the accelerator's windows would give; one window for plain solvers."""
+        """The true grid of the accelerator's windows; a plain solver is drawn as if it had one."""
         delta = self._catalog.accelerator(request.accelerator).delta
-        windows = delta.num_time_windows if delta else 1
-        timesteps = _step_grid(windows, request.steps)
-        places = tuple(min(windows - 1, (NUM_TRAIN_TIMESTEPS - t) * windows // NUM_TRAIN_TIMESTEPS) for t in timesteps)
-        scales = _scales(request, places, windows)
-        notes = (f"{request.steps} steps over {windows} windows: a step spans several.",)
-        return StepPlan(
-            num_time_windows=windows,
-            timesteps=timesteps,
-            windows=places,
-            guidance=scales,
-            num_network_calls=sum(1 if scale == 1 else 2 for scale in scales) * request.num_images,
-            notes=notes if request.steps < windows else (),
-        )
+        windows = TimeWindows(num_time_windows=delta.num_time_windows if delta else 1)
+        return make_plan(windows, request.steps, request.guidance)
 
     def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
         """`Loading`, a `StepPreview` per step and image, and a `GenerationResult`."""
@@ -104,30 +92,6 @@ class FakeEngine:
                 seconds=time.perf_counter() - began,
                 image=_picture(request, seed, noise=end / NUM_TRAIN_TIMESTEPS),
             )
-
-
-def _step_grid(num_time_windows: int, num_steps: int) -> tuple[int, ...]:
-    """METHOD section 2 with integer edges; fewer steps than windows are spread evenly over all of time."""
-    if num_steps < num_time_windows:
-        num_time_windows = num_steps
-    timesteps: list[int] = []
-    for window in range(num_time_windows):
-        start = NUM_TRAIN_TIMESTEPS - NUM_TRAIN_TIMESTEPS * window // num_time_windows
-        end = NUM_TRAIN_TIMESTEPS - NUM_TRAIN_TIMESTEPS * (window + 1) // num_time_windows
-        points = num_steps // num_time_windows + (window < num_steps % num_time_windows)
-        timesteps += [start - (start - end) * point // points for point in range(points)]
-    return tuple(timesteps)
-
-
-def _scales(request: GenerationRequest, places: tuple[int, ...], num_time_windows: int) -> tuple[float, ...]:
-    """One guidance scale per step, from one for all, one per window or one per step."""
-    scales, per = request.guidance.scales, request.guidance.per
-    if len(scales) == 1:
-        return scales * len(places)
-    expected = num_time_windows if per == "window" else len(places)
-    if len(scales) != expected:
-        raise InvalidRequest("guidance", f"1 or {expected} scales, one per {per}", list(scales))
-    return scales if per == "step" else tuple(scales[place] for place in places)
 
 
 def _picture(request: GenerationRequest, seed: int, *, noise: float) -> Image.Image:
