@@ -124,11 +124,13 @@ class Services:
         spec = self._model(request.model)
         self._accelerator(spec, request.accelerator)
         self._check_size(spec, request)
+        self._engine.plan(request)
         result: GenerationResult | None = None
         with self._lease.enter("generation") as ticket:
             for waiting in ticket.wait():
                 self._go_on()
                 yield waiting
+            self._go_on()
             with closing(self._draw(request)) as events:  # pyright: ignore[reportArgumentType]
                 for event in events:
                     self._go_on()
