@@ -69,6 +69,21 @@ def tiny_delta(
     return path
 
 
+def tiny_lora(folder: Path, pipeline_folder: Path, *, family: Family = "sd15", seed: int = 2) -> Path:
+    """Write a random rank-2 LoRA of the UNet's attention, in the layout LoRAs are published in."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    unet = UNet2DConditionModel.from_pretrained(pipeline_folder, subfolder="unet")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    layers = get_peft_model_state_dict(unet)
+    cls = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
+    cls.save_lora_weights(folder, unet_lora_layers=layers)
+    return folder
+
+
 def _vae() -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(8, 8, 8, 8),

@@ -8,7 +8,7 @@ half). Hooks around the network make each step what the schedule says, without a
 
 The pipeline then mixes two equal halves, which is the identity whatever its own scale: P + w' (P - P) = P, bit by bit.
 Every tensor of the doubled batch is cropped alike, however deep in the arguments: text embeddings, SDXL's time ids,
-IP-Adapter's image embeddings, a ControlNet's residuals.
+IP-Adapter's image embeddings, a ControlNet's residuals (a ControlNet that was asked for one half has only that).
 
 Precision: the latents outside stay fp32; they are cast to the network's dtype going in, its answer to fp32 coming out.
 Shapes: B C H W latents, 2B when doubled. Steps are counted by the pipeline's callback through `advance()`.
@@ -32,8 +32,9 @@ ANY_DOUBLING_SCALE = 2.0
 class GuidanceSchedule:
     """The scales of one denoising run and where it stands; counts the images the network was asked for."""
 
-    def __init__(self, scales: Sequence[float]) -> None:
+    def __init__(self, scales: Sequence[float], *, num_images: int = 1) -> None:
         self.scales = tuple(scales)
+        self._doubled_rows = 2 * num_images
         self.step = 0
         self.num_network_calls = 0
 
@@ -63,21 +64,16 @@ class GuidanceSchedule:
         handles.append(unet.register_forward_hook(self._mix, with_kwargs=True))
         for module in conditioners:
             handles.append(module.register_forward_pre_hook(self._crop, with_kwargs=True))
-            handles.append(module.register_forward_hook(self._double))
         try:
             yield self
         finally:
             for handle in handles:
                 handle.remove()
 
-    @property
-    def _crops(self) -> bool:
-        return self.doubles and not is_guided(self.scale)
-
     def _crop(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         sample = args[0] if args else kwargs["sample"]
-        if self._crops:
-            args, kwargs = (_conditional_half(each, sample.shape[0]) for each in (args, kwargs))
+        if self.doubles and not is_guided(self.scale) and sample.shape[0] == self._doubled_rows:
+            args, kwargs = (_conditional_half(each, self._doubled_rows) for each in (args, kwargs))
         dtype = next(module.parameters()).dtype
         if args:
             return (args[0].to(dtype), *args[1:]), kwargs
@@ -98,9 +94,6 @@ class GuidanceSchedule:
             predicted = unconditional + self.scale * (conditional - unconditional)
         return (torch.cat([predicted, predicted]),)
 
-    def _double(self, _module: nn.Module, _args: Any, output: Any) -> Any:
-        return _doubled(output) if self._crops else output
-
 
 def _conditional_half(value: Any, rows: int) -> Any:
     """The second half of every tensor in `value` whose batch is `rows` long."""
@@ -110,13 +103,4 @@ def _conditional_half(value: Any, rows: int) -> Any:
         return type(value)(_conditional_half(each, rows) for each in value)
     if isinstance(value, dict):
         return {key: _conditional_half(each, rows) for key, each in value.items()}
-    return value
-
-
-def _doubled(value: Any) -> Any:
-    """Every tensor in `value` repeated along its batch."""
-    if isinstance(value, torch.Tensor):
-        return torch.cat([value, value])
-    if isinstance(value, list | tuple):
-        return type(value)(_doubled(each) for each in value)
     return value

@@ -1,0 +1,245 @@
+"""`DiffusionEngine`: the one path from a request to its pictures, on stock diffusers pipelines.
+
+request -> resident pipeline -> base + strength * ΔW -> per image: noise, guided steps with previews, decode -> result
+
+Images of a request are drawn one after another, each from its own seed by itself: so image i is bit for bit the same
+alone and in a batch, and the first picture is there before the last has begun. (Batching them would be faster on a
+large GPU, at the price of results that depend on their neighbours.)
+It does not know queues, history, or who asked.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from PIL import Image
+
+from studio.catalog import Catalog
+from studio.engine.accelerator import Worn, check_kind
+from studio.engine.advice import odd_choices
+from studio.engine.conditions import Condition, TextToImage
+from studio.engine.device import choose_device, choose_dtype, or_out_of_memory
+from studio.engine.drawing import SMALLER, Drawn, Order, draw
+from studio.engine.hub import Hub
+from studio.engine.loader import Loader, Resident
+from studio.engine.prompts import EncodedPrompt
+from studio.engine.samplers import make_sampler, plan_request
+from studio.engine.stream import Emit, stream
+from studio.engine.weights import Weights
+from studio.types import (
+    AcceleratorSpec,
+    GeneratedImage,
+    GenerationEvent,
+    GenerationRequest,
+    GenerationResult,
+    Loading,
+    ModelSpec,
+    Receipt,
+    StepPlan,
+    StepPreview,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A request with what the catalogue says about it."""
+
+    request: GenerationRequest
+    model: ModelSpec
+    accelerator: AcceleratorSpec
+    plan: StepPlan
+    condition: Condition
+
+
+class DiffusionEngine:
+    """Runs models from the catalogue; one request at a time, others wait their turn.
+
+    `device` and `dtype` are "auto" or a name; `hub_cache` a folder instead of the user's Hugging Face cache; `offline`
+    True never asks the network.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        assets_dir: Path | str,
+        device: str = "auto",
+        dtype: str = "auto",
+        hub_cache: Path | str | None = None,
+        offline: bool | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._device = choose_device(device)
+        self._dtype = choose_dtype(dtype, self._device)
+        hub = Hub(Path(hub_cache) if hub_cache else None, offline)
+        self._weights = Weights(catalog, hub, Path(assets_dir))
+        self._loader = Loader(catalog, self._weights, device=self._device, dtype=self._dtype)
+        self._turn = threading.Lock()
+
+    def plan(self, request: GenerationRequest) -> StepPlan:
+        """The effective grid of a request, without loading anything. Raises `InvalidRequest`."""
+        return self._job(request).plan
+
+    def is_on_disk(self, id: str) -> bool:
+        """Whether a model's or accelerator's weights can be used without a download."""
+        return self._weights.is_on_disk(id)
+
+    def generate(self, request: GenerationRequest, *, condition: Condition | None = None) -> Iterator[GenerationEvent]:
+        """Yield `Loading`, a `StepPreview` per step and image, and last the `GenerationResult`.
+
+        Raises `InvalidRequest`, `IncompatibleWeights`, `ModelUnavailable`, `UnsafeFile` or `OutOfMemory`.
+        """
+        job = self._job(request, condition or TextToImage())
+        yield from stream(lambda emit: self._run(job, emit))
+
+    def close(self) -> None:
+        """Free the resident model; the engine can be used again all the same."""
+        with self._turn:
+            self._loader.unload()
+
+    def _job(self, request: GenerationRequest, condition: Condition | None = None) -> _Job:
+        model = self._catalog.model(request.model)
+        accelerator = self._catalog.accelerator(request.accelerator)
+        check_kind(accelerator, model, is_merged=self._catalog.is_merged(model))
+        plan = plan_request(request, model, accelerator)
+        return _Job(
+            request=request, model=model, accelerator=accelerator, plan=plan, condition=condition or TextToImage()
+        )
+
+    def _run(self, job: _Job, emit: Emit[GenerationEvent]) -> None:
+        def say(message: str, fraction: float | None) -> None:
+            emit(Loading(message=message, fraction=fraction))
+
+        with self._turn:
+            started = time.perf_counter()
+            resident = self._loader.load(job.model, say)
+            worn = self._wear(resident, job, say)
+            seconds_load = time.perf_counter() - started
+            with torch.inference_mode():
+                images, all_drawn, warnings = self._draw_all(resident, job, worn, emit)
+            emit(
+                GenerationResult(
+                    request=job.request,
+                    images=images,
+                    seconds=time.perf_counter() - started,
+                    receipt=self._receipt(resident, job, worn, seconds_load, all_drawn, warnings),
+                )
+            )
+
+    def _wear(self, resident: Resident, job: _Job, say) -> Worn:
+        read = self._weights.lora if job.accelerator.kind == "lora" else self._weights.delta
+        return or_out_of_memory(
+            f"putting {job.accelerator.title} on",
+            "Close other programs that use the device, or choose a smaller model.",
+            lambda: resident.unet.wear(
+                job.accelerator, job.request.accelerator_strength, lambda: read(job.accelerator, say)
+            ),
+        )
+
+    def _draw_all(
+        self, resident: Resident, job: _Job, worn: Worn, emit: Emit[GenerationEvent]
+    ) -> tuple[tuple[GeneratedImage, ...], list[Drawn], list[str]]:
+        request = job.request
+        prompt, negative = self._encode(resident, request)
+        warnings = [text for text in (prompt.warning, negative.warning) if text]
+        warnings += [*worn.warnings, *odd_choices(request, job.model, job.accelerator, worn.facts, job.plan)]
+        images, all_drawn = [], []
+        for index in range(request.num_images):
+            order = Order(
+                condition=job.condition,
+                plan=job.plan,
+                prompt=prompt,
+                negative=negative,
+                width=request.width,
+                height=request.height,
+                seed=request.seed + index,
+            )
+            lens = _Lens(job, index, emit)
+            sampler = make_sampler(resident.noise_schedule, job.model, job.accelerator, worn.facts)
+            drawn = draw(resident.pipe, sampler, order, resident.preview, lens.show)
+            images.append(GeneratedImage(image=drawn.image, seed=order.seed, lens=tuple(lens.previews)))
+            all_drawn.append(drawn)
+            warnings += drawn.warnings
+        return tuple(images), all_drawn, list(dict.fromkeys(warnings))
+
+    def _encode(self, resident: Resident, request: GenerationRequest) -> tuple[EncodedPrompt, EncodedPrompt]:
+        def encode() -> tuple[EncodedPrompt, EncodedPrompt]:
+            prompts = resident.prompts
+            return prompts.encode(request.prompt), prompts.encode(request.negative_prompt, negative=True)
+
+        return or_out_of_memory("reading the prompt", SMALLER, encode)
+
+    def _receipt(
+        self,
+        resident: Resident,
+        job: _Job,
+        worn: Worn,
+        seconds_load: float,
+        all_drawn: list[Drawn],
+        warnings: list[str],
+    ) -> Receipt:
+        return Receipt(
+            plan=job.plan,
+            model=job.model.id,
+            accelerator=job.accelerator.id,
+            base_sha256=resident.unet.base_sha256,
+            delta_sha256=worn.sha256,
+            device=device_in_words(self._device),
+            dtype=str(self._dtype).removeprefix("torch."),
+            seconds_load=seconds_load,
+            seconds_steps=tuple(seconds for drawn in all_drawn for seconds in drawn.seconds_steps),
+            seconds_decode=sum(drawn.seconds_decode for drawn in all_drawn),
+            num_network_calls=sum(drawn.num_network_calls for drawn in all_drawn),
+            versions=versions(),
+            warnings=tuple(warnings),
+        )
+
+
+class _Lens:
+    """The previews of one image, as they are emitted."""
+
+    def __init__(self, job: _Job, image_index: int, emit: Emit[GenerationEvent]) -> None:
+        self._job, self._index, self._emit = job, image_index, emit
+        self.previews: list[StepPreview] = []
+
+    def show(self, step: int, seconds: float, image: Image.Image) -> None:
+        plan = self._job.plan
+        preview = StepPreview(
+            image_index=self._index,
+            num_images=self._job.request.num_images,
+            step=step,
+            num_steps=len(plan.timesteps),
+            timestep=plan.timesteps[step - 1],
+            window=plan.windows[step - 1],
+            num_time_windows=plan.num_time_windows,
+            guidance=plan.guidance[step - 1],
+            seconds=seconds,
+            image=image,
+        )
+        self.previews.append(preview)
+        self._emit(preview)
+
+
+def device_in_words(device: torch.device) -> str:
+    """The device as a person would name it."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+
+
+def versions() -> dict[str, str]:
+    """The libraries whose version may change pixels."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+    }
