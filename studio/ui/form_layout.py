@@ -30,7 +30,7 @@ from studio.ui.schedule_field import build_schedule_field
 from studio.ui.windows_view import grid_html
 
 if TYPE_CHECKING:
-    from studio.services import Services
+    from studio.services import ModelStatus, Services
 
 Naming = Callable[[str], str]
 EXAMPLES = (
@@ -108,9 +108,7 @@ def _build_prompt(parts: dict[str, Any], name: Naming, spec: ModelSpec) -> None:
 def _build_model(parts: dict[str, Any], name: Naming, services: Services, start: GenerationRequest) -> None:
     spec, accelerator = services.catalog.model(start.model), services.catalog.accelerator(start.accelerator)
     models = services.models()
-    choices = [
-        (f"{each.spec.title} · {availability(each.spec, on_disk=each.on_disk)}", each.spec.id) for each in models
-    ]
+    choices = [(_model_label(each), each.spec.id) for each in models]
     parts["model"] = gr.Dropdown(choices, value=spec.id, label="Model", filterable=False, elem_id=name("model"))
     on_disk = next(each.on_disk for each in models if each.spec.id == spec.id)
     parts["model_facts"] = plain_html(model_facts_html(spec, on_disk=on_disk))
@@ -135,6 +133,11 @@ def _build_model(parts: dict[str, Any], name: Naming, services: Services, start:
         elem_id=name("strength"),
     )
     _error(parts, name, "accelerator_strength")
+
+
+def _model_label(status: ModelStatus) -> str:
+    where = availability(status.spec, on_disk=status.on_disk)
+    return status.spec.title if status.spec.kind == "builtin" else f"{status.spec.title} · {where}"
 
 
 def _build_steps(parts: dict[str, Any], name: Naming, services: Services, start: GenerationRequest) -> None:

@@ -63,7 +63,6 @@ def build_gallery(services: Services) -> tuple[Gallery, Source]:
     act = GalleryActions(page, services)
     listed = [page.tiles, page.more, page.download_all, page.shown]
     opened = [page.detail, page.picture, page.confirm, page.chosen]
-    page.search.change(act.first_page, page.search, listed, trigger_mode="always_last", **QUIETLY)
     page.more.click(act.next_page, [page.search, page.shown], listed, **QUIETLY)
     page.tiles.select(act.open, None, opened, **QUIETLY)
     page.picture.select(act.close, None, opened, **QUIETLY)
@@ -76,9 +75,11 @@ def build_gallery(services: Services) -> tuple[Gallery, Source]:
 
 
 def connect_gallery(page: Gallery, tab: gr.Tab, services: Services, settings: SettingsTaker, tabs: gr.Tabs) -> None:
-    """Fill the gallery whenever it is opened, and let a dropped picture restore its settings."""
+    """Fill the gallery whenever it is opened or searched, and let a dropped picture restore its settings."""
     act = GalleryActions(page, services)
-    tab.select(act.first_page, page.search, [page.tiles, page.more, page.download_all, page.shown], **QUIETLY)
+    listed = [page.tiles, page.more, page.download_all, page.shown]
+    # One listener for both, so that the answer to an older question never comes last.
+    gr.on([tab.select, page.search.change], act.first_page, page.search, listed, trigger_mode="always_last", **QUIETLY)
 
     def restore_file(path: str | None) -> Updates:
         if path is None:

@@ -1,11 +1,13 @@
 """The text-to-image tab: the form at the left, the picture at the right, below it what can be done with it.
 
 A generation is an iterator of events; each becomes an update of the page, so a preview is seen while the next step
-runs. Closing the iterator (Cancel, Esc, a closed page) stops the work. This module does not know how pictures are made.
+runs. Closing the iterator stops the work: after Cancel or Esc this module does it between two events, so that the last
+word on the page is its own; for a closed page gradio does. This module does not know how pictures are made.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -80,53 +82,68 @@ def _build_result() -> Result:
 
 
 class Drawing:
-    """One generation on the page: from the form's values to a stream of updates."""
+    """Generations on the page, at most one per session: from the form's values to a stream of updates."""
 
     def __init__(self, services: Services, form: Form, result: Result) -> None:
         self._services, self.form, self.result = services, form, result
         self._act = FormActions(form, services)
+        self._stops: dict[str | None, threading.Event] = {}
 
     @property
     def outputs(self) -> list[Any]:
         """Everything `draw` may change."""
         return [*self.result.outputs, self.form.generate, self.form.cancel, *self.form.errors.values()]
 
-    def pick(self, values: Values, event: gr.EventData) -> Iterator[Updates]:
+    def pick(self, values: Values, event: gr.EventData, session: gr.Request) -> Iterator[Updates]:
         """A button of the stage: the example of the empty page, or another picture of the batch."""
         choice, shown = picked(event), values[self.result.shown]
         if choice == "example":
             yield {self.form.prompt: EXAMPLES[0]}
-            yield from self.draw({**values, self.form.prompt: EXAMPLES[0]})
+            yield from self.draw({**values, self.form.prompt: EXAMPLES[0]}, session)
         elif shown is not None and choice.isdecimal() and int(choice) < len(shown.pictures):
             yield show_picture(self.result, replace(shown, chosen=int(choice)))
 
-    def draw(self, values: Values) -> Iterator[Updates]:
+    def draw(self, values: Values, session: gr.Request) -> Iterator[Updates]:
         """Updates from the click to the result, or to the sentence that says why there is none."""
         try:
             request = self._request(values)
         except InvalidRequest as error:
             yield {**self.form.error_updates(error), **self._idle()}
             return
-        yield {**self.form.error_updates(None), **self._begin(request)}
+        stop = self._stops[session.session_hash] = threading.Event()
         try:
-            yield from self._work(request)
+            yield {**self.form.error_updates(None), **self._begin(request)}
+            yield from self._work(request, stop)
         except InvalidRequest as error:
             yield {**self.form.error_updates(error), **self._idle(), self.result.stage: stage.empty_html(EXAMPLES[0])}
         except Exception as error:  # noqa: BLE001  (the page is the last place to say what happened; bugs are logged)
             yield {self.result.stage: stage.failed_html(failure_in_words(error)), **self._idle()}
+        finally:
+            self._stops.pop(session.session_hash, None)
+
+    def cancel(self, session: gr.Request) -> Updates:
+        """Cancel or Esc: the work ends within one step."""
+        stop = self._stops.get(session.session_hash)
+        if stop is None:
+            return {self.form.cancel: gr.skip()}
+        stop.set()
+        return {self.form.cancel: gr.update(value="Stopping…", interactive=False)}
 
     def _request(self, values: Values) -> GenerationRequest:
         if not (values[self.form.prompt] or "").strip():
             raise InvalidRequest("prompt", "some words on what to draw, or an example from below", "nothing")
         return self._services.resolve(**self.form.choices(values, self._act.windows(values)))
 
-    def _work(self, request: GenerationRequest) -> Iterator[Updates]:
+    def _work(self, request: GenerationRequest, stop: threading.Event) -> Iterator[Updates]:
         result, cards = self.result, list[str]()
         windows = self._services.plan(request).windows
         with closing(self._services.generate(request, tab=TAB_ID)) as events:  # pyright: ignore[reportArgumentType]
             for event in events:
                 if isinstance(event, GenerationResult):
                     yield self._finish(event)
+                    return
+                if stop.is_set():
+                    yield {**self._idle(), result.words: "Cancelled. Nothing was saved."}
                     return
                 updates: Updates = {result.words: event_in_words(event)}
                 if isinstance(event, StepPreview):
@@ -141,7 +158,7 @@ class Drawing:
         result = self.result
         return {
             self.form.generate: gr.update(visible=False),
-            self.form.cancel: gr.update(visible=True),
+            self.form.cancel: gr.update(visible=True, value="Cancel", interactive=True),
             result.stage: stage.waiting_html(request),
             result.words: "Starting…",
             result.lens: "",
@@ -165,10 +182,6 @@ class Drawing:
             self.result.download_all: gr.update(visible=len(shown.pictures) > 1),
         }
 
-    def stop(self) -> Updates:
-        """After Cancel: the page as it was, the last preview left standing."""
-        return {**self._idle(), self.result.words: "Cancelled. Nothing was saved."}
-
 
 def show_picture(result: Result, shown: stage.Shown) -> Updates:
     """One picture of a result, large, with its lens and what can be done with it."""
@@ -186,11 +199,11 @@ def _connect_generation(drawing: Drawing) -> None:
     form, result = drawing.form, drawing.result
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     # The studio's own line decides who draws next and tells people their place in it; gradio's must not hide that.
-    click = form.generate.click(drawing.draw, form.inputs, drawing.outputs, concurrency_limit=None, **quiet)
-    pick = result.stage.select(
+    form.generate.click(drawing.draw, form.inputs, drawing.outputs, concurrency_limit=None, **quiet)
+    result.stage.select(
         drawing.pick, {*form.inputs, result.shown}, [*drawing.outputs, form.prompt], concurrency_limit=None, **quiet
     )
-    form.cancel.click(drawing.stop, None, drawing.outputs, cancels=[click, pick], queue=False, **quiet)
+    form.cancel.click(drawing.cancel, None, form.cancel, queue=False, **quiet)
 
 
 def _connect_result(services: Services, form: Form, result: Result) -> None:
