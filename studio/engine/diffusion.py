@@ -28,7 +28,7 @@ from studio.engine.advice import odd_choices
 from studio.engine.conditions import Condition, TextToImage
 from studio.engine.device import choose_device, choose_dtype, or_out_of_memory
 from studio.engine.drawing import SMALLER, Drawn, Order, draw
-from studio.engine.hub import Hub
+from studio.engine.hub import Hub, Say
 from studio.engine.loader import Loader, Resident
 from studio.engine.prompts import EncodedPrompt
 from studio.engine.samplers import make_sampler, plan_request
@@ -98,7 +98,11 @@ class DiffusionEngine:
         Raises `InvalidRequest`, `IncompatibleWeights`, `ModelUnavailable`, `UnsafeFile` or `OutOfMemory`.
         """
         job = self._job(request, condition or TextToImage())
-        yield from stream(lambda emit: self._run(job, emit))
+
+        def run(emit: Emit[GenerationEvent]) -> None:
+            self._run(job, emit)
+
+        yield from stream(run)
 
     def close(self) -> None:
         """Free the resident model; the engine can be used again all the same."""
@@ -134,7 +138,7 @@ class DiffusionEngine:
                 )
             )
 
-    def _wear(self, resident: Resident, job: _Job, say) -> Worn:
+    def _wear(self, resident: Resident, job: _Job, say: Say) -> Worn:
         read = self._weights.lora if job.accelerator.kind == "lora" else self._weights.delta
         return or_out_of_memory(
             f"putting {job.accelerator.title} on",

@@ -7,18 +7,22 @@ only, no remote code, no safety checker. One model is resident at a time; loadin
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from studio.catalog import Catalog
 from studio.engine.accelerator import AcceleratedUNet
 from studio.engine.device import or_out_of_memory, place, release_memory
+from studio.engine.hub import Say
 from studio.engine.preview import LinearPreview, Preview, decode
 from studio.engine.prompts import PromptEncoder
 from studio.engine.samplers import STABLE_DIFFUSION_SCHEDULE
@@ -32,7 +36,6 @@ PIPELINES: dict[str, Any] = {
     "sd21": StableDiffusionPipeline,
     "sdxl": StableDiffusionXLPipeline,
 }
-Say = Callable[[str, "float | None"], None]
 
 
 class Resident:
@@ -84,7 +87,8 @@ class Loader:
             release_memory()
 
     def _read(self, model: ModelSpec, source: Path) -> Resident:
-        pipe = read_pipeline(model, source, self._dtype, config=partial(self._weights.configuration, model))
+        with _without_progress_bars():
+            pipe = read_pipeline(model, source, self._dtype, config=partial(self._weights.configuration, model))
         pipe.set_progress_bar_config(disable=True)
         resident = Resident(model, pipe, is_merged=self._catalog.is_merged(model))  # keeps the base as it is stored
         prepare(pipe, self._dtype)
@@ -126,12 +130,25 @@ def read_pipeline(model: ModelSpec, source: Path, dtype: torch.dtype, *, config:
         raise IncompatibleWeights(f"{model.title} could not be read as a {model.family} pipeline: {error}") from error
 
 
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """The libraries' own bars would only fill the server's log; what a person sees are `Loading` events."""
+    logs = [each for each in (diffusers_logging, transformers_logging) if each.is_progress_bar_enabled()]
+    for each in logs:
+        each.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for each in logs:
+            each.enable_progress_bar()
+
+
 def _present_variant(folder: Path, variant: str | None) -> str | None:
     """diffusers refuses a variant that no file has."""
     return variant if variant and any(folder.glob(f"*/*.{variant}*.safetensors")) else None
 
 
-def _read_scheduler(folder: Path) -> DDIMScheduler:
+def _read_scheduler(folder: Path) -> Any:
     """The base's noise schedule as a stock scheduler, whatever class its folder names."""
     path = folder / "scheduler" / "scheduler_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else STABLE_DIFFUSION_SCHEDULE

@@ -35,7 +35,7 @@ def make_sampler(config: Any, model: ModelSpec, accelerator: AcceleratorSpec, de
         return PeRFlowScheduler.from_config(
             config, prediction_type=facts.prediction_type, num_time_windows=facts.num_time_windows
         )
-    head = {"prediction_type": model.prediction_type, "timestep_spacing": "trailing"}
+    head: dict[str, Any] = {"prediction_type": model.prediction_type, "timestep_spacing": "trailing"}
     if accelerator.sampler == "lcm":
         return LCMScheduler.from_config(config, **head)
     if accelerator.sampler == "ddim":

@@ -21,7 +21,7 @@ class Cancelled(Exception):
     """Raised inside a job, at its next report, once nobody listens any more. Never leaves this module."""
 
 
-def stream(job: Callable[[Emit[Item]], None], *, name: str = "engine") -> Iterator[Item]:
+def stream(job: Callable[[Emit[Item]], object], *, name: str = "engine") -> Iterator[Item]:
     """Yield what `job(emit)` emits; an exception of the job is raised here, at its place in the order.
 
     Closing the iterator makes the job's next `emit` raise `Cancelled` and waits until the job has ended, so that

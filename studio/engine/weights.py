@@ -26,7 +26,7 @@ from studio.engine.hub import (
 from studio.errors import ModelUnavailable, UnsafeFile
 from studio.perflow import DeltaWeights
 from studio.perflow.safefile import read_tensors
-from studio.types import AcceleratorSpec, ModelSpec
+from studio.types import AcceleratorSpec, DeltaSpec, ModelSpec
 
 
 class Weights:
@@ -105,9 +105,8 @@ class Weights:
         merged = self._whole_pipeline(accelerator, base)
         student, teacher = self.pipeline(merged, say), self.pipeline(base, say)
         say(f"Forming {accelerator.title}", None)
-        return DeltaWeights.from_models(
-            read_unet(student, merged.variant), read_unet(teacher, base.variant), spec=accelerator.delta
-        )
+        spec = accelerator.delta or DeltaSpec(family=base.family)
+        return DeltaWeights.from_models(read_unet(student, merged.variant), read_unet(teacher, base.variant), spec=spec)
 
     def _whole_pipeline(self, accelerator: AcceleratorSpec, base: ModelSpec) -> ModelSpec:
         """The pipeline whose UNet, less the base's, is the accelerator."""
