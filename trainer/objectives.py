@@ -1,0 +1,128 @@
+"""What a student learns: segment -> teacher -> path -> head -> target -> distance, each a small pure piece.
+
+Direction of time: t = 1 is noise, timestep = 1000 t. Shapes: z `[B, C, H, W]`, times and windows `[B]`. Paper: PeRFlow,
+arXiv 2405.07510, algorithm 1; the ordinary diffusion loss is DDPM's (arXiv 2006.11239) with min-SNR weights
+(arXiv 2303.09556). Knows nothing of data sets, optimizers or files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from studio.perflow.prediction import Head, window_map
+from studio.perflow.schedule import NoiseSchedule
+from studio.perflow.windows import TimeWindows
+from trainer.teacher import Network, Solver, solve, window_indices
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeDraw:
+    """How t is drawn inside a window: a mixture of atoms and the paper's uniform rest.
+
+    `at_start` is the share drawn exactly at the window's start, where the network is asked when N = K; `at_grid` the
+    share at the points that grids of `grid_steps` steps visit; what is left is uniform on the window's timesteps.
+    """
+
+    at_start: float = 0.5
+    at_grid: float = 0.25
+    grid_steps: tuple[int, ...] = (5, 6, 8)
+
+    def __post_init__(self) -> None:
+        if min(self.at_start, self.at_grid) < 0 or self.at_start + self.at_grid > 1:
+            raise ValueError(f"at_start and at_grid: expected shares that sum to at most 1, got {self.at_start}, {self.at_grid}.")
+
+    def timesteps(self, windows: TimeWindows, window: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """One timestep `[B]` for each sample's window, in (end, start]."""
+        count = len(window)
+        kind = torch.rand(count, generator=generator)
+        place = torch.rand(count, generator=generator)
+        return torch.tensor([
+            self._one(windows, int(k), float(which), float(where))
+            for k, which, where in zip(window, kind, place, strict=True)
+        ])  # fmt: skip
+
+    def _one(self, windows: TimeWindows, window: int, which: float, where: float) -> int:
+        start, end = windows.bounds(window)
+        if which < self.at_start:
+            return start
+        if which < self.at_start + self.at_grid:
+            points = self._grid_points(windows, window)
+            return points[int(where * len(points))]
+        return start - int(where * (start - end))
+
+    def _grid_points(self, windows: TimeWindows, window: int) -> list[int]:
+        points = {point for steps in self.grid_steps if steps >= windows.num_time_windows for point in windows.step_grid(steps)}
+        return sorted(point for point in points if windows.window_of(point) == window)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Solved:
+    """Windows whose ends are known: z at the start and at the teacher's end, and what they were conditioned on."""
+
+    z_s: torch.Tensor
+    z_e: torch.Tensor
+    window: torch.Tensor
+    condition: Any
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PeRFlow:
+    """The objective of algorithm 1 for one set of windows and one head."""
+
+    schedule: NoiseSchedule
+    windows: TimeWindows
+    head: Head = "ddim_eps"
+    solver: Solver = "ddim"
+    num_solver_steps: int = 8
+    times: TimeDraw = TimeDraw()
+
+    def solve(self, teacher: Network, clean: torch.Tensor, noise: torch.Tensor, window: torch.Tensor, condition: Any) -> Solved:
+        """Noise clean latents to each window's start and let the teacher walk to its end."""
+        starts = torch.tensor(self.windows.edges)[window]
+        z_s = self.schedule.add_noise(clean, noise, starts)
+        indices = window_indices(self.windows, window, self.num_solver_steps)
+        z_e = solve(teacher, self.schedule, z_s, indices, condition, self.solver)
+        return Solved(z_s=z_s, z_e=z_e, window=window, condition=condition)
+
+    def loss(self, student: Network, pairs: Solved, generator: torch.Generator) -> torch.Tensor:
+        """Mean squared error of the student's answer on the line between the window's ends, in fp32."""
+        timesteps = self.times.timesteps(self.windows, pairs.window, generator)
+        edges = torch.tensor(self.windows.edges)
+        across = window_map(self.head, self.schedule.segment(edges[pairs.window], edges[pairs.window + 1]))
+        z_t = across.point(pairs.z_s, pairs.z_e, timesteps.double() / self.windows.num_train_timesteps)
+        target = across.target(pairs.z_s, pairs.z_e)
+        answer = student(z_t, timesteps.to(z_t.device), pairs.condition)
+        return (answer.float() - target.float()).square().mean()
+
+    @torch.no_grad()
+    def endpoint_errors(self, student: Network, pairs: Solved) -> torch.Tensor:
+        """`[K]` relative RMSE of the window's end when the student crosses it in one step: |z' - z_e| / |z_e - z_s|.
+
+        For `ddim_eps` and an untrained student this is the error of one DDIM step over the window.
+        """
+        edges = torch.tensor(self.windows.edges)
+        across = window_map(self.head, self.schedule.segment(edges[pairs.window], edges[pairs.window + 1]))
+        answer = student(pairs.z_s, edges[pairs.window].to(pairs.z_s.device), pairs.condition)
+        error = (across.end(pairs.z_s, answer) - pairs.z_e).square().flatten(1).mean(1).cpu()
+        moved = (pairs.z_e - pairs.z_s).square().flatten(1).mean(1).cpu()
+        ratios = [error[pairs.window == k].sum() / moved[pairs.window == k].sum() for k in range(self.windows.num_time_windows)]
+        return torch.stack(ratios).sqrt()
+
+
+def diffusion_loss(network: Network, schedule: NoiseSchedule, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor,
+                   condition: Any, min_snr: float | None = 5.0) -> torch.Tensor:  # fmt: skip
+    """The epsilon loss at timesteps 1 to 1000 `[B]` (the network is asked at their diffusion index, one below).
+
+    With `min_snr` = gamma each sample is weighted by min(SNR, gamma) / SNR.
+    """
+    z = schedule.add_noise(clean, noise, timesteps)
+    answer = network(z, (timesteps - 1).to(z.device), condition)
+    error = (answer.float() - noise).square().flatten(1).mean(1)
+    if min_snr is None:
+        return error.mean()
+    snr = (schedule.alphas[timesteps] / schedule.sigmas[timesteps]).square()
+    weight = (snr.clamp(max=min_snr) / snr).to(error.device, torch.float32)
+    return (error * weight).mean()

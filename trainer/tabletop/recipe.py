@@ -1,0 +1,223 @@
+"""The stages that make the built-in family, each from the results of those before it.
+
+Results of a stage are safetensors under `work/results/`, checkpoints under `work/checkpoints/<stage>/`; `export` turns
+the results into the folders that ship in `assets/`. Nothing here is specific to a device.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPTokenizer
+
+from studio.perflow.schedule import NoiseSchedule
+from studio.perflow.windows import TimeWindows
+from trainer.loop import Progress, Schedule, train
+from trainer.objectives import PeRFlow
+from trainer.tabletop import data, models
+from trainer.tabletop.autoencoder import AutoencoderTask, encode_all, psnr, to_pixels
+from trainer.tabletop.captions import caption
+from trainer.tabletop.clip import ClipPair, ClipTask, hard_choice_accuracy, mirrored, tokenize
+from trainer.tabletop.diffusion import LatentSet, PeRFlowTask, TeacherTask
+from trainer.tabletop.export import export
+from trainer.tabletop.judge import Judge, JudgeTask, accuracies
+from trainer.tabletop.precision import autocast
+
+log = logging.getLogger(__name__)
+
+STAGES = ("scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", "export")
+NUM_JUDGE_SCENES = 3000
+NUM_TEST_SCENES = 1000
+NUM_WORDINGS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Where things are and how much of them; `run` does one stage."""
+
+    device: str
+    work: Path
+    assets: Path
+    num_scenes: int = 8000
+    seed: int = 0
+    workers: int = 2
+
+    def run(self, stage: str, minutes: float | None = None) -> None:
+        """Do one stage for `minutes` of training (over all sessions), or for its default."""
+        action, default, cost = self._stages()[stage]
+        log.info("%s: %s", stage, cost)
+        action(default if minutes is None else minutes)
+
+    def _stages(self) -> dict[str, tuple[Callable[[float], None], float, str]]:
+        return {
+            "scenes": (self._scenes, 0, "renders about 15 scenes a second and core; 50 kB a scene on disk"),
+            "vae": (self._vae, 18, "3 M parameters; about 16 pictures a second on two cores"),
+            "clip": (self._clip, 8, "4.5 M parameters; about 100 pictures a second on two cores"),
+            "judge": (self._judge, 6, "1.2 M parameters; about 100 pictures a second on two cores"),
+            "latents": (self._latents, 0, "encodes every scene, its mirror image and their captions; 50 kB a scene on disk"),
+            "teacher": (self._teacher, 50, "8.9 M parameters; about 50 samples a second on two cores"),
+            "perflow": (self._perflow, 30, "8 teacher calls a window, each used three times; about 25 samples a second"),
+            "export": (self._export, 0, "writes fp16 folders below 10 MB a file"),
+        }
+
+    # --- stages -----------------------------------------------------------------------------------------------------
+
+    def _scenes(self, _: float) -> None:
+        for name, first, count in self._ranges():
+            start = time.monotonic()
+            for done in data.render_chunks(self.work, first, count, self.workers):
+                log.info("%s scenes: %d of %d, %.0f s", name, done, count, time.monotonic() - start)
+
+    def _vae(self, minutes: float) -> None:
+        vae = models.new_vae()
+        task = AutoencoderTask(vae, self.train_images(), self.device)
+        self._train("vae", task, Schedule(minutes=minutes, learning_rate=1.5e-3, seed=self.seed), vae)
+        parameters = encode_all(vae, self.train_images()[:2000], self.device)
+        scale = 1 / float(parameters[:, :4].float().std())
+        test = psnr(vae, self.test_images()[:200], self.device)
+        self.remember("vae", scaling_factor=scale, test_psnr_db=test)
+
+    def _clip(self, minutes: float) -> None:
+        tokenizer, pair = self.tokenizer(), self.new_clip()
+        task = ClipTask(pair, tokenizer, self.train_images(), data.scenes(data.TRAIN_SEEDS, self.num_scenes), self.device)
+        self._train("clip", task, Schedule(minutes=minutes, learning_rate=1e-3, weight_decay=0.05, seed=self.seed), pair)
+        scenes = data.scenes(data.TEST_SEEDS, NUM_TEST_SCENES)
+        accuracy = hard_choice_accuracy(pair.eval(), tokenizer, self.test_images(), scenes, self.device)
+        self.remember("clip", test_hard_choice_accuracy=accuracy)
+
+    def _judge(self, minutes: float) -> None:
+        judge = Judge()
+        images = data.load_images(self.work, data.JUDGE_SEEDS, NUM_JUDGE_SCENES)
+        task = JudgeTask(judge, images, data.scenes(data.JUDGE_SEEDS, NUM_JUDGE_SCENES), self.device)
+        self._train("judge", task, Schedule(minutes=minutes, learning_rate=2e-3, weight_decay=0.05, seed=self.seed), judge)
+        scenes = data.scenes(data.TEST_SEEDS, NUM_TEST_SCENES)
+        self.remember("judge", **{f"test_{k}": v for k, v in accuracies(judge, to_pixels(self.test_images()), scenes).items()})
+
+    def _latents(self, _: float) -> None:
+        """Every scene and its mirror image as VAE posteriors, with embedded captions in `NUM_WORDINGS` wordings."""
+        vae = self.read("vae", models.new_vae()).to(memory_format=torch.channels_last)
+        images, scenes = self.train_images(), data.scenes(data.TRAIN_SEEDS, self.num_scenes)
+        posteriors = torch.cat([encode_all(vae, images, self.device), encode_all(vae, images[..., ::-1].copy(), self.device)])
+        both = [*scenes, *map(mirrored, scenes)]
+        texts = [caption(scene, row * NUM_WORDINGS + k) for row, scene in enumerate(both) for k in range(NUM_WORDINGS)]
+        prompts = self.embed(["", *texts])
+        tensors = {"posteriors": posteriors, "empty": prompts[0].clone(), "prompts": prompts[1:].unflatten(0, (-1, NUM_WORDINGS))}
+        save_file(tensors, self.result("latents"))
+
+    def _teacher(self, minutes: float) -> None:
+        unet = models.new_unet()
+        task = TeacherTask(unet, self.latents(), self.schedule(), self.device)
+        self._train("teacher", task, Schedule(minutes=minutes, learning_rate=8e-4, warmup_steps=200, seed=self.seed), unet)
+
+    def _perflow(self, minutes: float) -> None:
+        teacher, student = self.teacher(), self.teacher().requires_grad_(True)
+        objective = PeRFlow(schedule=self.schedule(), windows=TimeWindows(num_time_windows=4))
+        task = PeRFlowTask(student=student, teacher=teacher, data=self.latents(), objective=objective, device=self.device)
+        held_out = task.solved(256, torch.Generator().manual_seed(1 << 40), dropout=0.25)
+        before = task.endpoint_errors(held_out)
+        self._train("perflow", task, Schedule(minutes=minutes, learning_rate=4e-5, weight_decay=0.0, seed=self.seed), student)
+        self.remember("perflow", untrained_endpoint_errors=before, endpoint_errors=task.endpoint_errors(held_out))
+
+    def _export(self, _: float) -> None:
+        export(self)
+
+    # --- shared -----------------------------------------------------------------------------------------------------
+
+    def _ranges(self) -> tuple[tuple[str, int, int], ...]:
+        return (
+            ("training", data.TRAIN_SEEDS, self.num_scenes),
+            ("judge", data.JUDGE_SEEDS, NUM_JUDGE_SCENES),
+            ("test", data.TEST_SEEDS, NUM_TEST_SCENES),
+        )
+
+    def train_images(self) -> np.ndarray:
+        return data.load_images(self.work, data.TRAIN_SEEDS, self.num_scenes)
+
+    def test_images(self) -> np.ndarray:
+        return data.load_images(self.work, data.TEST_SEEDS, NUM_TEST_SCENES)
+
+    def schedule(self) -> NoiseSchedule:
+        """The family's noise schedule."""
+        return NoiseSchedule.of_diffusion(models.new_scheduler().alphas_cumprod)
+
+    def teacher(self) -> UNet2DConditionModel:
+        """The base as it ships: trained in fp32, rounded to fp16, so that delta weights are relative to what users have."""
+        unet = models.new_unet()
+        self.read("teacher", unet)
+        return unet.half().float()
+
+    def latents(self) -> LatentSet:
+        if not self.result("latents").exists():
+            raise SystemExit("latents is not there yet: run `python -m trainer.tabletop latents` first.")
+        scale = self.facts()["vae"]["scaling_factor"]
+        return LatentSet(**load_file(self.result("latents")), scaling_factor=scale)
+
+    def tokenizer(self) -> CLIPTokenizer:
+        return models.write_tokenizer(self.work / "results" / "tokenizer")
+
+    def new_clip(self) -> ClipPair:
+        tokenizer = self.tokenizer()
+        return ClipPair(models.new_text_encoder(len(tokenizer), tokenizer.eos_token_id), models.new_image_encoder())
+
+    @torch.no_grad()
+    def embed(self, texts: list[str], batch: int = 128) -> torch.Tensor:
+        """`[N, 64, 192]` fp16: what the pipeline would hand to the UNet."""
+        tokenizer, encoder = self.tokenizer(), self.read("clip", self.new_clip()).text
+        found = []
+        for start in range(0, len(texts), batch):
+            ids = tokenize(tokenizer, texts[start : start + batch]).to(self.device)
+            with autocast(self.device):
+                found.append(encoder(input_ids=ids).last_hidden_state.half().cpu())
+        return torch.cat(found)
+
+    def _train(self, stage: str, task, schedule: Schedule, module: nn.Module, frozen: dict[str, torch.Tensor] | None = None) -> None:
+        """Train, load the EMA into the module, and write the result."""
+        start = time.monotonic()
+
+        def report(progress: Progress) -> None:
+            log.info("%s step %d, %.1f of %.0f min, loss %.4f", stage, progress.step, progress.seconds / 60, schedule.minutes, progress.loss)
+
+        average = train(task, schedule, self.work / "checkpoints" / stage, report)
+        module.load_state_dict(average, strict=False)
+        self.write(stage, module)
+        self.remember(stage, minutes=schedule.minutes, learning_rate=schedule.learning_rate, seed=schedule.seed, device=self.device)
+        log.info("%s done in %.0f s", stage, time.monotonic() - start)
+
+    def result(self, name: str) -> Path:
+        return self.work / "results" / f"{name}.safetensors"
+
+    def write(self, name: str, module: nn.Module) -> None:
+        path = self.result(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_suffix(".staged")
+        save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, staged)
+        staged.replace(path)
+
+    def read(self, name: str, module: nn.Module) -> nn.Module:
+        """Load a stage's result into a fresh module, ready for use."""
+        path = self.result(name)
+        if not path.exists():
+            raise SystemExit(f"{name} is not there yet: run `python -m trainer.tabletop {name}` first.")
+        module.load_state_dict(load_file(path))
+        return module.to(self.device).eval().requires_grad_(False)
+
+    def facts(self) -> dict[str, dict]:
+        """What the stages wrote down about themselves, for the model card."""
+        path = self.work / "results" / "facts.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def remember(self, stage: str, **facts) -> None:
+        known = self.facts()
+        known.setdefault(stage, {}).update(facts)
+        (self.work / "results" / "facts.json").write_text(json.dumps(known, indent=1, sort_keys=True))
+        log.info("%s: %s", stage, facts)

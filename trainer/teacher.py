@@ -1,0 +1,73 @@
+"""The teacher: its noise predictions, and its ODE solved from one diffusion index down to another.
+
+A `Network` is any callable `(z [B, C, H, W], timesteps [B], condition) -> eps [B, C, H, W]`; what a condition is, only it
+knows. Indices fall from 999 (noise) to 0; a batch may mix windows, so indices come as `[n + 1, B]` tensors and the last
+row is exactly the window's end. Sources: DDIM, arXiv 2010.02502 eq. 12; DPM-Solver++ (2M), arXiv 2211.01095 algorithm 2.
+Knows nothing of students, losses or text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+
+from studio.perflow.prediction import window_map
+from studio.perflow.schedule import NoiseSchedule, broadcast
+from studio.perflow.windows import TimeWindows
+
+Network = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
+Solver = Literal["ddim", "dpmpp"]
+
+
+def window_indices(windows: TimeWindows, window: torch.Tensor, num_steps: int) -> torch.Tensor:
+    """`[num_steps + 1, B]` diffusion indices that a solver visits in each sample's window."""
+    table = torch.tensor([windows.solver_indices(k, num_steps) for k in range(windows.num_time_windows)])
+    return table[window.cpu()].T
+
+
+@torch.no_grad()
+def solve(network: Network, schedule: NoiseSchedule, z: torch.Tensor, indices: torch.Tensor, condition: Any, solver: Solver = "ddim") -> torch.Tensor:
+    """z at the last row of `indices`, from z at the first; one network call a row but the last, in fp32."""
+    if solver == "ddim":
+        return _solve_ddim(network, schedule, z, indices, condition)
+    return _solve_dpmpp(network, schedule, z, indices, condition)
+
+
+def _solve_ddim(network: Network, schedule: NoiseSchedule, z: torch.Tensor, indices: torch.Tensor, condition: Any) -> torch.Tensor:
+    for here, there in zip(indices[:-1], indices[1:], strict=True):
+        step = window_map("ddim_eps", schedule.segment(here + 1, there + 1))
+        z = step.end(z, network(z, here.to(z.device), condition))
+    return z
+
+
+def _solve_dpmpp(network: Network, schedule: NoiseSchedule, z: torch.Tensor, indices: torch.Tensor, condition: Any) -> torch.Tensor:
+    """Second order with the previous prediction of z_0; the first step is first order, which equals DDIM's."""
+    before: tuple[torch.Tensor, torch.Tensor] | None = None
+    for here, there in zip(indices[:-1], indices[1:], strict=True):
+        part = schedule.segment(here + 1, there + 1)
+        noise = network(z, here.to(z.device), condition).float()
+        clean = (z - broadcast(part.sigma_s, z) * noise) / broadcast(part.alpha_s, z)
+        log_snr_s, log_snr_e = (part.alpha_s / part.sigma_s).log(), (part.alpha_e / part.sigma_e).log()
+        stride, better = log_snr_e - log_snr_s, clean
+        if before is not None:
+            earlier, earlier_stride = before
+            better = clean + broadcast(stride / (2 * earlier_stride), z) * (clean - earlier)
+        decay = broadcast(part.sigma_e / part.sigma_s, z)
+        z = decay * z - broadcast(part.alpha_e * torch.expm1(-stride), z) * better
+        before = (clean, stride)
+    return z
+
+
+def guided(network: Network, nothing: Callable[[Any], Any], guidance: float) -> Network:
+    """Classifier-free guidance around a network: cond + (w - 1)(cond - uncond); `nothing` maps a condition to none."""
+    if guidance == 1.0:
+        return network
+
+    def call(z: torch.Tensor, timesteps: torch.Tensor, condition: Any) -> torch.Tensor:
+        with_it = network(z, timesteps, condition)
+        without = network(z, timesteps, nothing(condition))
+        return without + guidance * (with_it - without)
+
+    return call
