@@ -53,6 +53,7 @@ def run(settings: Settings) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         run(Settings.load(sys.argv[1:], os.environ))
     except StudioError as error:

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 60
+START_SECONDS = 120
 
 
 class StudioProcess:
@@ -53,7 +53,7 @@ class StudioProcess:
     def terminate(self, number: int = signal.SIGTERM) -> int:
         """Send the signal, wait for the end, return the exit status."""
         self.process.send_signal(number)
-        status = self.process.wait(timeout=30)
+        status = self.process.wait(timeout=60)
         self._reader.join(timeout=10)
         return status
 

@@ -67,7 +67,7 @@ def serve(page: gr.Blocks, settings: Settings, *, options: dict[str, Any], on_st
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     host, port = listener.getsockname()[:2]
-    LOG.info("PeRFlow Studio listens at http://%s:%d%s", f"[{host}]" if ":" in host else host, port, settings.root_path)
+    _announce(host, port, settings.root_path)
     _Server(config, before_end=(on_stop, mounted.stop_event.set)).run(sockets=[listener])
 
 
@@ -90,6 +90,7 @@ def _serve_on_space(page: gr.Blocks, settings: Settings, options: dict[str, Any]
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, end)
+    _announce(settings.host, settings.port, settings.root_path)
     page.launch(
         server_name=settings.host,
         server_port=settings.port,
@@ -138,12 +139,17 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def _announce(host: str, port: int, root_path: str) -> None:
+    LOG.info("PeRFlow Studio listens at http://%s:%d%s", f"[{host}]" if ":" in host else host, port, root_path)
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host.strip("[]"), port))
+        listener.listen(2048)
     except OSError as error:
         listener.close()
         raise StorageError(f"{host}:{port} cannot be listened on ({error.strerror}): give another --port.") from error
