@@ -8,7 +8,7 @@
 
   const HELP = [
     ["Ctrl or ⌘ + Enter", "generate"],
-    ["Esc", "cancel what is being drawn"],
+    ["Esc", "cancel what is being drawn, close the open picture"],
     ["Shift + ?", "this help"],
     ["Tab, Enter", "move between controls, press them"],
   ];
@@ -26,26 +26,24 @@
     if (!dialog.open) dialog.showModal();
   }
 
-  function generate() {
-    const button = shown(".generate-button");
+  function press(selector) {
+    const button = shown(selector);
     if (button) button.click();
     return Boolean(button);
   }
 
-  function cancel() {
-    const button = shown(".cancel-button");
-    if (button) button.click();
-    return Boolean(button);
+  function reveal(element, block) {
+    element?.scrollIntoView({ behavior: calm() ? "auto" : "smooth", block });
   }
 
   document.addEventListener("keydown", (event) => {
     if (event.isComposing || document.querySelector("dialog[open]")) return;
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && generate()) {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && press(".generate-button")) {
       event.preventDefault();
       event.stopPropagation();
     }
     const listOpen = event.target.getAttribute?.("aria-expanded") === "true";
-    if (event.key === "Escape" && !listOpen && cancel()) event.preventDefault();
+    if (event.key === "Escape" && !listOpen && (press(".cancel-button") || press(".detail-card .close"))) event.preventDefault();
     if (event.key === "?" && !typing(event.target) && !event.ctrlKey && !event.metaKey) help();
   }, true);
 
@@ -55,11 +53,12 @@
     if (tab) [...document.querySelectorAll("[role=tab]")].find((each) => each.textContent.trim() === tab)?.click();
     // On a phone the picture is below the form: bring it into view when work begins.
     if (event.target.closest(".generate-button, [data-pick=example]") && innerWidth < 800) {
-      shown(".stage")?.scrollIntoView({ behavior: calm() ? "auto" : "smooth", block: "center" });
+      reveal(shown(".stage"), "center");
     }
   });
 
   window.studio = {
+    reveal: (id) => reveal(document.getElementById(id), "nearest"),
     download(id) {
       const link = document.getElementById(id);
       (link?.matches("a") ? link : link?.querySelector("a") ?? link)?.click();

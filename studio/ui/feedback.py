@@ -63,9 +63,11 @@ def alt_text(request: GenerationRequest, seed: int) -> str:
 
 def availability(spec: ModelSpec, *, on_disk: bool) -> str:
     """Whether a model can draw at once: `built in`, `on disk`, `2.1 GB to download`."""
-    if on_disk:
-        return "built in" if spec.kind == "builtin" else "on disk"
-    return f"{bytes_in_words(spec.download_bytes)} to download" if spec.download_bytes else "not on disk"
+    if spec.kind == "builtin":
+        return "built in" if on_disk else "its files are missing"
+    if spec.download_bytes is None:
+        return "on disk" if on_disk else "not on disk"
+    return f"{bytes_in_words(spec.download_bytes)} {'on disk' if on_disk else 'to download'}"
 
 
 def licence_html(license: str) -> str:

@@ -26,13 +26,14 @@ from studio.ui.form import (
     num_time_windows,
     recommended,
 )
-from studio.ui.form_layout import EXAMPLES
+from studio.ui.form_layout import EXAMPLES, model_choices
 from studio.ui.plain_html import picked
 from studio.ui.windows_view import grid_html
 
 if TYPE_CHECKING:
     from studio.services import Services
 
+NO_PLAN = '<p class="facts"><span>The plan is back as soon as every value makes sense.</span></p>'
 QUIETLY: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -48,6 +49,7 @@ def connect_form(form: Form, services: Services) -> None:
     form.accelerator.input(act.change_accelerator, everything, [*outputs, *form.facts], **QUIETLY)
     form.schedule.mode.input(act.change_mode, everything, list(form.schedule.components), **QUIETLY)
     form.presets.select(act.apply_preset, everything, form.outputs, **QUIETLY)
+    gr.on(None, act.refresh_models, None, form.model, **QUIETLY)
     form.follow_advice.click(act.follow, everything, [*outputs, form.set_by_hand], **QUIETLY)
     form.examples.select(act.example, None, form.prompt, **QUIETLY)
     form.dice.click(lambda: -1, None, form.seed, **QUIETLY)
@@ -74,6 +76,10 @@ class FormActions:
         """Remember that a person chose this field's value."""
         return set_by_hand | {field}
 
+    def refresh_models(self) -> Updates:
+        """On a fresh page: a model that was downloaded meanwhile says so."""
+        return {self._form.model: gr.update(choices=model_choices(self._services.models()))}
+
     def refresh(self, values: Values) -> Updates:
         """The plan and its cost, what the catalogue recommends, and the first thing that makes no sense."""
         form = self._form
@@ -82,7 +88,7 @@ class FormActions:
             request = self._services.resolve(**form.choices(values, windows))
             plan = self._services.plan(request)
         except InvalidRequest as error:
-            return form.error_updates(error)
+            return {**form.error_updates(error), form.grid: NO_PLAN}
         advice, differs = self._advice(values, request)
         return {
             **form.error_updates(None),

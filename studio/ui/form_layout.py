@@ -108,7 +108,7 @@ def _build_prompt(parts: dict[str, Any], name: Naming, spec: ModelSpec) -> None:
 def _build_model(parts: dict[str, Any], name: Naming, services: Services, start: GenerationRequest) -> None:
     spec, accelerator = services.catalog.model(start.model), services.catalog.accelerator(start.accelerator)
     models = services.models()
-    choices = [(_model_label(each), each.spec.id) for each in models]
+    choices = model_choices(models)
     parts["model"] = gr.Dropdown(choices, value=spec.id, label="Model", filterable=False, elem_id=name("model"))
     on_disk = next(each.on_disk for each in models if each.spec.id == spec.id)
     parts["model_facts"] = plain_html(model_facts_html(spec, on_disk=on_disk))
@@ -133,6 +133,11 @@ def _build_model(parts: dict[str, Any], name: Naming, services: Services, start:
         elem_id=name("strength"),
     )
     _error(parts, name, "accelerator_strength")
+
+
+def model_choices(models: Iterable[ModelStatus]) -> list[tuple[str, str]]:
+    """What the model picker offers: titles with size and whereabouts, and ids."""
+    return [(_model_label(each), each.spec.id) for each in models]
 
 
 def _model_label(status: ModelStatus) -> str:

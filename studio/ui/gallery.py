@@ -64,7 +64,9 @@ def build_gallery(services: Services) -> tuple[Gallery, Source]:
     listed = [page.tiles, page.more, page.download_all, page.shown]
     opened = [page.detail, page.picture, page.confirm, page.chosen]
     page.more.click(act.next_page, [page.search, page.shown], listed, **QUIETLY)
-    page.tiles.select(act.open, None, opened, **QUIETLY)
+    page.tiles.select(act.open, None, opened, **QUIETLY).success(
+        None, None, None, js="() => setTimeout(() => window.studio.reveal('gallery-detail'), 50)"
+    )
     page.picture.select(act.close, None, opened, **QUIETLY)
     page.delete.click(lambda: gr.update(visible=True), None, page.confirm, queue=False, **QUIETLY)
     page.keep.click(lambda: gr.update(visible=False), None, page.confirm, queue=False, **QUIETLY)
@@ -151,7 +153,7 @@ class GalleryActions:
         return {
             page.tiles: tiles_html(entries) if entries else _empty_html(text or ""),
             page.more: gr.update(visible=len(found) > PAGE),
-            page.download_all: gr.update(visible=bool(entries), value=f"Download these {len(entries)}"),
+            page.download_all: gr.update(visible=bool(entries), value=f"Download all {len(entries)}"),
             page.shown: tuple(entry.id for entry in entries),
         }
 

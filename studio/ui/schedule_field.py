@@ -108,7 +108,7 @@ def list_as_guidance(text: str, *, num_time_windows: int, steps: int) -> Guidanc
 def build_schedule_field(name: Callable[[str], str], num_time_windows: int) -> ScheduleField:
     """Put the components on the page, in the current context; `name` makes their element ids."""
     mode = gr.Radio(
-        [OFF, CONSTANT, SYNC, FIXED, WINDOWS, LIST], value=CONSTANT, label="CFG schedule", elem_id=name("cfg-schedule"),
+        [OFF, CONSTANT, SYNC, FIXED, WINDOWS, LIST], value=CONSTANT, label="Schedule", elem_id=name("cfg-schedule"),
         info="How strongly the prompt pulls, from the noisiest time window to the last. Off halves the work.",
     )  # fmt: skip
     constant = gr.Slider(1, SLIDER_MAX, value=3.0, step=0.1, label="CFG scale", elem_id=name("cfg-constant"))

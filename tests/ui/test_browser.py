@@ -28,7 +28,7 @@ def desktop(browser) -> Iterator:
 
 
 @pytest.fixture
-def page(desktop, studio_url: str) -> Iterator:
+def page(browser, desktop, studio_url: str) -> Iterator:
     """A fresh page, with every request it makes in `page.requested` and every script error in `page.broken`."""
     page = desktop.new_page()
     page.requested, page.broken = [], []

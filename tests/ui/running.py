@@ -1,0 +1,51 @@
+"""Running the real thing for tests and screenshots: the studio as its own process, and a browser to look at it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from queue import Empty, Queue
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BROWSER_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+START_SECONDS = 120
+
+
+def start_studio(data_dir: Path, *flags: str) -> tuple[subprocess.Popen[str], str]:
+    """Start the app on a free loopback port; returns the process and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--port", "0", "--data-dir", str(data_dir), *flags],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines: Queue[str] = Queue()
+    threading.Thread(target=lambda: [lines.put(line) for line in process.stderr or ()], daemon=True).start()
+    seen: list[str] = []
+    try:
+        while True:
+            seen.append(lines.get(timeout=START_SECONDS))
+            if found := re.search(r"listens at (http://\S+)", seen[-1]):
+                return process, found[1]
+    except Empty as error:
+        process.kill()
+        raise RuntimeError(f"The studio did not start: {''.join(seen) or 'no output'}") from error
+
+
+def find_chromium() -> str | None:
+    """The browser to drive, or `None`."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
