@@ -43,7 +43,7 @@ class DeltaWeights:
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of names, types, shapes and values; the same however the file is sharded."""
+        """The hash of names, shapes and values; the same however the file is sharded."""
         return weights_sha256(self.tensors)
 
     @classmethod
@@ -126,7 +126,10 @@ def check_fits(
             f"predicts {base_prediction_type}; choose a base of that kind."
         )
     if None not in (spec.base_sha256, base_sha256) and spec.base_sha256 != base_sha256:
-        return (f"{name}: trained from another base of this family; they usually carry over, a little less sharp.",)
+        return (
+            f"{name}: trained from a base whose values are not this model's (a fine-tune, or rounded to another "
+            "precision); such weights usually carry over.",
+        )
     return ()
 
 
@@ -137,11 +140,14 @@ def base_weights(model: torch.nn.Module | Mapping[str, torch.Tensor]) -> dict[st
 
 
 def weights_sha256(model: torch.nn.Module | Mapping[str, torch.Tensor]) -> str:
-    """A hash of the plain network's weights, bit by bit; another dtype of the same weights hashes differently."""
+    """A hash of the plain network's weights, bit by bit: names, shapes, values as fp32.
+
+    Loading an fp16 file as fp32 leaves it the same; rounding to bf16 or fp16 does not.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(base_weights(model).items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(f"{name} {list(tensor.shape)}\n".encode())
+        digest.update(_fp32(tensor).contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -25,7 +25,7 @@ from studio.errors import IncompatibleWeights, ModelUnavailable, UnsafeFile
 MAX_HEADER_BYTES = 1_000_000
 MAX_TENSORS = 4096
 _LENGTH_BYTES = 8
-_TYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"})
+_TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}\.safetensors")
 
