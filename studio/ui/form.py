@@ -101,11 +101,12 @@ class Form:
         updates: Updates = {
             getattr(self, field): gr.update(value=getattr(request, field))
             for field in FIELDS
-            if field not in ("guidance", "model", "accelerator")
+            if field not in ("guidance", "model", "accelerator", "accelerator_strength")
         }
         windows = num_time_windows(services, request.model, request.accelerator)
         updates |= self.schedule.show(request.guidance, num_time_windows=windows)
         updates |= self.model_updates(spec, services, request.accelerator)
+        updates[self.accelerator_strength]["value"] = request.accelerator_strength
         updates[self.set_by_hand] = frozenset(FIELDS)
         return updates
 
