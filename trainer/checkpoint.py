@@ -27,7 +27,9 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, torch.Tensor], c
     staged = folder / f".staged-{os.getpid()}"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, staged / "state.safetensors")
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, staged / "state.safetensors"
+    )
     record = {"step": step, "sha256": _sha256(staged / "state.safetensors"), "counters": counters}
     (staged / "state.json").write_text(json.dumps(record))
     for path in staged.iterdir():

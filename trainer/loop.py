@@ -54,7 +54,11 @@ class Schedule:
     def rate(self, step: int, progress: float) -> float:
         """Learning rate at a step, `progress` in [0, 1] of the budget."""
         cosine = 0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0))
-        return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps) * (self.final_share + (1 - self.final_share) * cosine)
+        return (
+            self.learning_rate
+            * min(1.0, (step + 1) / self.warmup_steps)
+            * (self.final_share + (1 - self.final_share) * cosine)
+        )
 
 
 @dataclass(kw_only=True)
@@ -66,14 +70,22 @@ class Progress:
     loss: float = math.nan
 
 
-def train(task: Task, schedule: Schedule, folder: Path, report: Callable[[Progress], None] = lambda _: None) -> dict[str, torch.Tensor]:
+def train(
+    task: Task, schedule: Schedule, folder: Path, report: Callable[[Progress], None] = lambda _: None
+) -> dict[str, torch.Tensor]:
     """Train until the budget is spent, going on from `folder` if it holds a checkpoint; returns the EMA weights.
 
     `report` is called about every 20 seconds. A step whose loss or gradient is not finite is skipped; after three in a
     row `FloatingPointError` is raised and the last good checkpoint stays the latest.
     """
     parameters = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=schedule.learning_rate, betas=schedule.betas, weight_decay=schedule.weight_decay, foreach=True)
+    optimizer = torch.optim.AdamW(
+        parameters.values(),
+        lr=schedule.learning_rate,
+        betas=schedule.betas,
+        weight_decay=schedule.weight_decay,
+        foreach=True,
+    )
     average = {name: p.detach().clone() for name, p in parameters.items()}
     progress = _resume(folder, parameters, average, optimizer)
     bad_steps = 0
@@ -86,7 +98,8 @@ def train(task: Task, schedule: Schedule, folder: Path, report: Callable[[Progre
         if bad_steps > MAX_BAD_STEPS:
             raise FloatingPointError(f"the loss was not finite {bad_steps} times in a row at step {progress.step}")
         decay = min(schedule.ema_decay, (progress.step + 1) / (progress.step + 10))
-        torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
         if math.isfinite(value):
             progress.loss = value if math.isnan(progress.loss) else 0.98 * progress.loss + 0.02 * value
         progress.step += 1
@@ -114,7 +127,7 @@ def _step(task: Task, optimizer: torch.optim.Optimizer, parameters: dict[str, nn
     loss.backward()
     norm = nn.utils.clip_grad_norm_(parameters.values(), schedule.max_norm)
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        log.warning("step %d skipped: loss %s, gradient norm %s", step, float(loss), float(norm))
+        log.warning("step %d skipped: loss %s, gradient norm %s", step, float(loss.detach()), float(norm))
         return math.nan
     optimizer.step()
     return float(loss.detach())

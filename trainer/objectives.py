@@ -32,7 +32,9 @@ class TimeDraw:
 
     def __post_init__(self) -> None:
         if min(self.at_start, self.at_grid) < 0 or self.at_start + self.at_grid > 1:
-            raise ValueError(f"at_start and at_grid: expected shares that sum to at most 1, got {self.at_start}, {self.at_grid}.")
+            raise ValueError(
+                f"at_start and at_grid: expected shares that sum to at most 1, got {self.at_start}, {self.at_grid}."
+            )
 
     def timesteps(self, windows: TimeWindows, window: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """One timestep `[B]` for each sample's window, in (end, start]."""
@@ -54,7 +56,12 @@ class TimeDraw:
         return start - int(where * (start - end))
 
     def _grid_points(self, windows: TimeWindows, window: int) -> list[int]:
-        points = {point for steps in self.grid_steps if steps >= windows.num_time_windows for point in windows.step_grid(steps)}
+        points = {
+            point
+            for steps in self.grid_steps
+            if steps >= windows.num_time_windows
+            for point in windows.step_grid(steps)
+        }
         return sorted(point for point in points if windows.window_of(point) == window)
 
 
@@ -79,7 +86,9 @@ class PeRFlow:
     num_solver_steps: int = 8
     times: TimeDraw = TimeDraw()
 
-    def solve(self, teacher: Network, clean: torch.Tensor, noise: torch.Tensor, window: torch.Tensor, condition: Any) -> Solved:
+    def solve(
+        self, teacher: Network, clean: torch.Tensor, noise: torch.Tensor, window: torch.Tensor, condition: Any
+    ) -> Solved:
         """Noise clean latents to each window's start and let the teacher walk to its end."""
         starts = torch.tensor(self.windows.edges)[window]
         z_s = self.schedule.add_noise(clean, noise, starts)
@@ -108,7 +117,10 @@ class PeRFlow:
         answer = student(pairs.z_s, edges[pairs.window].to(pairs.z_s.device), pairs.condition)
         error = (across.end(pairs.z_s, answer) - pairs.z_e).square().flatten(1).mean(1).cpu()
         moved = (pairs.z_e - pairs.z_s).square().flatten(1).mean(1).cpu()
-        ratios = [error[pairs.window == k].sum() / moved[pairs.window == k].sum() for k in range(self.windows.num_time_windows)]
+        ratios = [
+            error[pairs.window == k].sum() / moved[pairs.window == k].sum()
+            for k in range(self.windows.num_time_windows)
+        ]
         return torch.stack(ratios).sqrt()
 
 

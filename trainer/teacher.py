@@ -28,21 +28,32 @@ def window_indices(windows: TimeWindows, window: torch.Tensor, num_steps: int) -
 
 
 @torch.no_grad()
-def solve(network: Network, schedule: NoiseSchedule, z: torch.Tensor, indices: torch.Tensor, condition: Any, solver: Solver = "ddim") -> torch.Tensor:
+def solve(
+    network: Network,
+    schedule: NoiseSchedule,
+    z: torch.Tensor,
+    indices: torch.Tensor,
+    condition: Any,
+    solver: Solver = "ddim",
+) -> torch.Tensor:
     """z at the last row of `indices`, from z at the first; one network call a row but the last, in fp32."""
     if solver == "ddim":
         return _solve_ddim(network, schedule, z, indices, condition)
     return _solve_dpmpp(network, schedule, z, indices, condition)
 
 
-def _solve_ddim(network: Network, schedule: NoiseSchedule, z: torch.Tensor, indices: torch.Tensor, condition: Any) -> torch.Tensor:
+def _solve_ddim(
+    network: Network, schedule: NoiseSchedule, z: torch.Tensor, indices: torch.Tensor, condition: Any
+) -> torch.Tensor:
     for here, there in zip(indices[:-1], indices[1:], strict=True):
         step = window_map("ddim_eps", schedule.segment(here + 1, there + 1))
         z = step.end(z, network(z, here.to(z.device), condition))
     return z
 
 
-def _solve_dpmpp(network: Network, schedule: NoiseSchedule, z: torch.Tensor, indices: torch.Tensor, condition: Any) -> torch.Tensor:
+def _solve_dpmpp(
+    network: Network, schedule: NoiseSchedule, z: torch.Tensor, indices: torch.Tensor, condition: Any
+) -> torch.Tensor:
     """Second order with the previous prediction of z_0; the first step is first order, which equals DDIM's."""
     before: tuple[torch.Tensor, torch.Tensor] | None = None
     for here, there in zip(indices[:-1], indices[1:], strict=True):

@@ -1,6 +1,6 @@
 """`python -m trainer.tabletop STAGE`: trains the built-in models, stage by stage, from nothing but seeds.
 
-Stages, in order: scenes, vae, clip, judge, latents, teacher, perflow, export. Each says what it costs before it starts,
+Stages, in order: scenes, vae, clip, judge, latents, teacher, perflow, decoder, export. Each says what it costs before it starts,
 goes on where it stopped, and may be repeated with more `--minutes`.
 """
 
@@ -20,7 +20,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.tabletop", description=__doc__)
     parser.add_argument("stage", choices=[*STAGES, "all"])
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    parser.add_argument("--minutes", type=float, default=None, help="training time of this stage; default: the recipe's")
+    parser.add_argument(
+        "--minutes", type=float, default=None, help="training time of this stage; default: the recipe's"
+    )
     parser.add_argument("--work", type=Path, default=default_cache(), help="where scenes and checkpoints are kept")
     parser.add_argument("--assets", type=Path, default=Path("assets"), help="where `export` writes")
     parser.add_argument("--num-scenes", type=int, default=8000)

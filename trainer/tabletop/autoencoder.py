@@ -2,7 +2,8 @@
 
 The loss is L1 on pixels and on two levels of a Laplacian pyramid (so that edges and textures count) with a whisper of
 KL. Crops of 64 pixels for most of the budget: the network has no attention, so it does not care. Latents are scaled to
-unit variance by `scaling_factor`, measured when the stage ends.
+unit variance by `scaling_factor`, measured when the stage ends. Once latents are cached the encoder is frozen; the decoder
+may go on learning beside everything else.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ CROP = 64
 class AutoencoderTask:
     """Reconstruct random crops of the world's pictures (`images`: `[N, 3, H, W]` uint8)."""
 
-    def __init__(self, vae: AutoencoderKL, images: np.ndarray, device: str, batch: int = 16) -> None:
+    def __init__(
+        self, vae: AutoencoderKL, images: np.ndarray, device: str, batch: int = 16, decoder_only: bool = False
+    ) -> None:
+        self.decoder_only = decoder_only
+        if decoder_only:
+            vae.encoder.requires_grad_(False)
+            vae.quant_conv.requires_grad_(False)
         self.vae = vae.to(device=device, memory_format=torch.channels_last)
         self.module: nn.Module = self.vae
         self.images, self.device, self.batch = images, device, batch
@@ -31,7 +38,8 @@ class AutoencoderTask:
         """L1 over a pyramid, plus KL."""
         pixels = self._crops(generator).to(self.device, memory_format=torch.channels_last)
         with autocast(self.device):
-            posterior = self.vae.encode(pixels).latent_dist
+            with torch.set_grad_enabled(not self.decoder_only):
+                posterior = self.vae.encode(pixels).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
             latents = posterior.mean + posterior.std * noise
             restored = self.vae.decode(latents).sample

@@ -67,7 +67,10 @@ def wrong_caption(scene: Scene, seed: int) -> str:
     kind = str(rng.choice(choices))
     if kind == "swap":
         if things[0].colour != things[1].colour:
-            things[0], things[1] = replace(things[0], colour=things[1].colour), replace(things[1], colour=things[0].colour)
+            things[0], things[1] = (
+                replace(things[0], colour=things[1].colour),
+                replace(things[1], colour=things[0].colour),
+            )
         else:
             things[0], things[1] = replace(things[0], shape=things[1].shape), replace(things[1], shape=things[0].shape)
     elif kind == "relation":

@@ -56,8 +56,18 @@ def clip_pixels(images: np.ndarray) -> torch.Tensor:
 class ClipTask:
     """Match pictures and captions; half the pictures are flipped, with captions to match."""
 
-    def __init__(self, pair: ClipPair, tokenizer: CLIPTokenizer, images: np.ndarray, scenes: list[Scene], device: str, batch: int = 64) -> None:
+    def __init__(
+        self,
+        pair: ClipPair,
+        tokenizer: CLIPTokenizer,
+        images: np.ndarray,
+        scenes: list[Scene],
+        device: str,
+        batch: int = 64,
+    ) -> None:
         self.pair = pair.to(device)
+        for encoder in (pair.text, pair.image):  # torch's fused attention is slow going backward on a CPU
+            encoder.set_attn_implementation("sdpa" if device.startswith("cuda") else "eager")
         self.module: nn.Module = self.pair
         self.tokenizer, self.images, self.scenes = tokenizer, images, scenes
         self.device, self.batch = device, batch
@@ -66,7 +76,9 @@ class ClipTask:
         """InfoNCE in both directions, hard negatives on the text side."""
         picks = torch.randint(len(self.images), (self.batch,), generator=generator).tolist()
         flips = (torch.rand(self.batch, generator=generator) < 0.5).tolist()
-        pictures = np.stack([self.images[i, :, :, ::-1] if flip else self.images[i] for i, flip in zip(picks, flips, strict=True)])
+        pictures = np.stack(
+            [self.images[i, :, :, ::-1] if flip else self.images[i] for i, flip in zip(picks, flips, strict=True)]
+        )
         scenes = [mirrored(self.scenes[i]) if flip else self.scenes[i] for i, flip in zip(picks, flips, strict=True)]
         texts = [caption(scene, step * self.batch + k) for k, scene in enumerate(scenes)]
         texts += [wrong_caption(scene, step * self.batch + k) for k, scene in enumerate(scenes)]
@@ -82,7 +94,9 @@ class ClipTask:
 
 
 @torch.no_grad()
-def hard_choice_accuracy(pair: ClipPair, tokenizer: CLIPTokenizer, images: np.ndarray, scenes: list[Scene], device: str) -> float:
+def hard_choice_accuracy(
+    pair: ClipPair, tokenizer: CLIPTokenizer, images: np.ndarray, scenes: list[Scene], device: str
+) -> float:
     """How often a picture prefers its caption to the same caption with a detail wrong (chance is 0.5)."""
     right = 0
     for start in range(0, len(images), 50):

@@ -46,7 +46,9 @@ def render_chunks(cache: Path, first_seed: int, count: int, workers: int) -> Ite
     yield done
     if not missing:
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         for _ in as_completed([pool.submit(_render_chunk, cache, start) for start in missing]):
             done += CHUNK
             yield done

@@ -1,9 +1,9 @@
 """From the recipe's results to the folders that ship: Stable Diffusion's layout, fp16 safetensors, below 10 MB a file.
 
-    assets/tabletop/          a StableDiffusionPipeline folder (text encoder, VAE, UNet, tokenizer, scheduler)
-    assets/tabletop-clip/     the image encoder of the same CLIP pair, and the text side's projection
-    assets/perflow-tabletop/  delta weights with their DeltaSpec
-    assets/judge/             the classifier that benchmarks ask
+assets/tabletop/          a StableDiffusionPipeline folder (text encoder, VAE, UNet, tokenizer, scheduler)
+assets/tabletop-clip/     the image encoder of the same CLIP pair, and the text side's projection
+assets/perflow-tabletop/  delta weights with their DeltaSpec
+assets/judge/             the classifier that benchmarks ask
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def export(recipe: Recipe) -> None:
     if recipe.result("judge").exists():
         folder = _emptied(recipe.assets / "judge")
         judge = recipe.read("judge", Judge())
-        save_file({name: value.half().contiguous() for name, value in judge.state_dict().items()}, folder / "judge.safetensors")
+        save_file(
+            {name: value.half().contiguous() for name, value in judge.state_dict().items()},
+            folder / "judge.safetensors",
+        )
 
 
 def _emptied(folder: Path) -> Path:
@@ -67,7 +70,7 @@ def text_encoder(recipe: Recipe) -> CLIPTextModel:
 def pipeline(recipe: Recipe) -> StableDiffusionPipeline:
     """The base in fp32 with fp16-rounded weights."""
     vae = models.new_vae()
-    recipe.read("vae", vae)
+    recipe.read("decoder" if recipe.result("decoder").exists() else "vae", vae)
     vae.register_to_config(scaling_factor=recipe.facts()["vae"]["scaling_factor"])
     return StableDiffusionPipeline(
         vae=vae.half().float(),
@@ -93,8 +96,14 @@ def _clip(recipe: Recipe, folder: Path) -> None:
     pair = recipe.new_clip()
     recipe.read("clip", pair)
     pair.image.half().save_pretrained(folder / "image_encoder")
-    projection = {"text_projection.weight": pair.text.text_projection.weight.half(), "logit_scale": pair.logit_scale.half()}
-    save_file({name: value.detach().cpu().contiguous() for name, value in projection.items()}, folder / "text_projection.safetensors")
+    projection = {
+        "text_projection.weight": pair.text.text_projection.weight.half(),
+        "logit_scale": pair.logit_scale.half(),
+    }
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in projection.items()},
+        folder / "text_projection.safetensors",
+    )
 
 
 def _delta(recipe: Recipe, folder: Path) -> None:

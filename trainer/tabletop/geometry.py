@@ -158,7 +158,12 @@ def _figure(thing: Thing) -> list:
 def _figure_joints(thing: Thing) -> dict[str, np.ndarray]:
     """Local joint positions of a pose; angles swing in the plane of the shoulders, legs also forwards when walking."""
     swing = math.sin(thing.phase)
-    arms = {"standing": (0.35, 0.35), "waving": (0.35, 2.45 + 0.3 * swing), "cheering": (2.6, 2.6), "walking": (0.25, 0.25)}
+    arms = {
+        "standing": (0.35, 0.35),
+        "waving": (0.35, 2.45 + 0.3 * swing),
+        "cheering": (2.6, 2.6),
+        "walking": (0.25, 0.25),
+    }
     left, right = arms[thing.pose]
     stride = 0.5 * (0.4 + 0.6 * abs(swing)) * (1 if swing >= 0 else -1) if thing.pose == "walking" else 0.0
     joints = {"head": np.array([0.0, 1.03, 0.0]), "neck": np.array([0.0, 0.86, 0.0])}

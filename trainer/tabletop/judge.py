@@ -28,7 +28,9 @@ class Judge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 32, 7, stride=4, padding=3), nn.GroupNorm(8, 32), nn.SiLU())
-        self.body = nn.Sequential(_Block(32, 32, 1), _Block(32, 96, 2), _Block(96, 96, 1), _Block(96, 160, 2), _Block(160, 160, 1))
+        self.body = nn.Sequential(
+            _Block(32, 32, 1), _Block(32, 96, 2), _Block(96, 96, 1), _Block(96, 160, 2), _Block(160, 160, 1)
+        )
         self.local = nn.Conv2d(160, NUM_PAIRS + NUM_SURFACES, 1)
         self.whole = nn.Linear(160, len(FLOORS) + len(SKIES) + 3)
 
@@ -41,7 +43,13 @@ class Judge(nn.Module):
         grid = self.body(self.stem(pixels))
         local = torch.logsumexp(self.local(grid).float().flatten(2), dim=-1) - 4.0
         floor, sky, count = self.whole(grid.mean(dim=(2, 3))).float().split([len(FLOORS), len(SKIES), 3], dim=-1)
-        return {"pairs": local[:, :NUM_PAIRS], "surfaces": local[:, NUM_PAIRS:], "floor": floor, "sky": sky, "count": count}
+        return {
+            "pairs": local[:, :NUM_PAIRS],
+            "surfaces": local[:, NUM_PAIRS:],
+            "floor": floor,
+            "sky": sky,
+            "count": count,
+        }
 
 
 class _Block(nn.Module):
@@ -135,7 +143,8 @@ def accuracies(judge: Judge, pixels: torch.Tensor, scenes: list[Scene]) -> dict[
 def _material_accuracy(surfaces: torch.Tensor, scenes: list[Scene]) -> float:
     """For each thing, whether its material is the likeliest of the three for its shape."""
     right = [
-        int(row.view(len(SHAPES), len(MATERIALS))[SHAPES.index(thing.shape)].argmax()) == MATERIALS.index(thing.material)
+        int(row.view(len(SHAPES), len(MATERIALS))[SHAPES.index(thing.shape)].argmax())
+        == MATERIALS.index(thing.material)
         for row, scene in zip(surfaces, scenes, strict=True)
         for thing in scene.things
     ]

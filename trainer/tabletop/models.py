@@ -70,7 +70,7 @@ def new_text_encoder(vocab_size: int, end_token: int) -> CLIPTextModelWithProjec
             num_hidden_layers=4,
             num_attention_heads=6,
             max_position_embeddings=MAX_TOKENS,
-            hidden_act="quick_gelu",
+            hidden_act="gelu",
             bos_token_id=end_token - 1,
             eos_token_id=end_token,
             pad_token_id=end_token,
@@ -89,7 +89,7 @@ def new_image_encoder() -> CLIPVisionModelWithProjection:
             num_attention_heads=6,
             image_size=IMAGE_SIZE,
             patch_size=16,
-            hidden_act="quick_gelu",
+            hidden_act="gelu",
         )
     )
 

@@ -35,7 +35,7 @@ from trainer.tabletop.precision import autocast
 
 log = logging.getLogger(__name__)
 
-STAGES = ("scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", "export")
+STAGES = ("scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", "decoder", "export")
 NUM_JUDGE_SCENES = 3000
 NUM_TEST_SCENES = 1000
 NUM_WORDINGS = 2
@@ -64,9 +64,18 @@ class Recipe:
             "vae": (self._vae, 18, "3 M parameters; about 16 pictures a second on two cores"),
             "clip": (self._clip, 8, "4.5 M parameters; about 100 pictures a second on two cores"),
             "judge": (self._judge, 6, "1.2 M parameters; about 100 pictures a second on two cores"),
-            "latents": (self._latents, 0, "encodes every scene, its mirror image and their captions; 50 kB a scene on disk"),
+            "latents": (
+                self._latents,
+                0,
+                "encodes every scene, its mirror image and their captions; 50 kB a scene on disk",
+            ),
             "teacher": (self._teacher, 50, "8.9 M parameters; about 50 samples a second on two cores"),
-            "perflow": (self._perflow, 30, "8 teacher calls a window, each used three times; about 25 samples a second"),
+            "perflow": (
+                self._perflow,
+                30,
+                "8 teacher calls a window, each used three times; about 25 samples a second",
+            ),
+            "decoder": (self._decoder, 20, "the VAE's decoder goes on, its encoder frozen; as fast as the vae stage"),
             "export": (self._export, 0, "writes fp16 folders below 10 MB a file"),
         }
 
@@ -89,8 +98,12 @@ class Recipe:
 
     def _clip(self, minutes: float) -> None:
         tokenizer, pair = self.tokenizer(), self.new_clip()
-        task = ClipTask(pair, tokenizer, self.train_images(), data.scenes(data.TRAIN_SEEDS, self.num_scenes), self.device)
-        self._train("clip", task, Schedule(minutes=minutes, learning_rate=1e-3, weight_decay=0.05, seed=self.seed), pair)
+        task = ClipTask(
+            pair, tokenizer, self.train_images(), data.scenes(data.TRAIN_SEEDS, self.num_scenes), self.device
+        )
+        self._train(
+            "clip", task, Schedule(minutes=minutes, learning_rate=1e-3, weight_decay=0.05, seed=self.seed), pair
+        )
         scenes = data.scenes(data.TEST_SEEDS, NUM_TEST_SCENES)
         accuracy = hard_choice_accuracy(pair.eval(), tokenizer, self.test_images(), scenes, self.device)
         self.remember("clip", test_hard_choice_accuracy=accuracy)
@@ -99,34 +112,59 @@ class Recipe:
         judge = Judge()
         images = data.load_images(self.work, data.JUDGE_SEEDS, NUM_JUDGE_SCENES)
         task = JudgeTask(judge, images, data.scenes(data.JUDGE_SEEDS, NUM_JUDGE_SCENES), self.device)
-        self._train("judge", task, Schedule(minutes=minutes, learning_rate=2e-3, weight_decay=0.05, seed=self.seed), judge)
+        self._train(
+            "judge", task, Schedule(minutes=minutes, learning_rate=2e-3, weight_decay=0.05, seed=self.seed), judge
+        )
         scenes = data.scenes(data.TEST_SEEDS, NUM_TEST_SCENES)
-        self.remember("judge", **{f"test_{k}": v for k, v in accuracies(judge, to_pixels(self.test_images()), scenes).items()})
+        self.remember(
+            "judge", **{f"test_{k}": v for k, v in accuracies(judge, to_pixels(self.test_images()), scenes).items()}
+        )
 
     def _latents(self, _: float) -> None:
         """Every scene and its mirror image as VAE posteriors, with embedded captions in `NUM_WORDINGS` wordings."""
         vae = self.read("vae", models.new_vae()).to(memory_format=torch.channels_last)
         images, scenes = self.train_images(), data.scenes(data.TRAIN_SEEDS, self.num_scenes)
-        posteriors = torch.cat([encode_all(vae, images, self.device), encode_all(vae, images[..., ::-1].copy(), self.device)])
+        posteriors = torch.cat(
+            [encode_all(vae, images, self.device), encode_all(vae, images[..., ::-1].copy(), self.device)]
+        )
         both = [*scenes, *map(mirrored, scenes)]
         texts = [caption(scene, row * NUM_WORDINGS + k) for row, scene in enumerate(both) for k in range(NUM_WORDINGS)]
         prompts = self.embed(["", *texts])
-        tensors = {"posteriors": posteriors, "empty": prompts[0].clone(), "prompts": prompts[1:].unflatten(0, (-1, NUM_WORDINGS))}
+        tensors = {
+            "posteriors": posteriors,
+            "empty": prompts[0].clone(),
+            "prompts": prompts[1:].unflatten(0, (-1, NUM_WORDINGS)),
+        }
         save_file(tensors, self.result("latents"))
 
     def _teacher(self, minutes: float) -> None:
         unet = models.new_unet()
         task = TeacherTask(unet, self.latents(), self.schedule(), self.device)
-        self._train("teacher", task, Schedule(minutes=minutes, learning_rate=8e-4, warmup_steps=200, seed=self.seed), unet)
+        self._train(
+            "teacher", task, Schedule(minutes=minutes, learning_rate=8e-4, warmup_steps=200, seed=self.seed), unet
+        )
 
     def _perflow(self, minutes: float) -> None:
         teacher, student = self.teacher(), self.teacher().requires_grad_(True)
         objective = PeRFlow(schedule=self.schedule(), windows=TimeWindows(num_time_windows=4))
-        task = PeRFlowTask(student=student, teacher=teacher, data=self.latents(), objective=objective, device=self.device)
+        task = PeRFlowTask(
+            student=student, teacher=teacher, data=self.latents(), objective=objective, device=self.device
+        )
         held_out = task.solved(256, torch.Generator().manual_seed(1 << 40), dropout=0.25)
         before = task.endpoint_errors(held_out)
-        self._train("perflow", task, Schedule(minutes=minutes, learning_rate=4e-5, weight_decay=0.0, seed=self.seed), student)
+        self._train(
+            "perflow", task, Schedule(minutes=minutes, learning_rate=4e-5, weight_decay=0.0, seed=self.seed), student
+        )
         self.remember("perflow", untrained_endpoint_errors=before, endpoint_errors=task.endpoint_errors(held_out))
+
+    def _decoder(self, minutes: float) -> None:
+        vae = models.new_vae()
+        self.read("vae", vae)
+        vae.train().decoder.requires_grad_(True)
+        vae.post_quant_conv.requires_grad_(True)
+        task = AutoencoderTask(vae, self.train_images(), self.device, decoder_only=True)
+        self._train("decoder", task, Schedule(minutes=minutes, learning_rate=1e-3, seed=self.seed), vae)
+        self.remember("decoder", test_psnr_db=psnr(vae, self.test_images()[:200], self.device))
 
     def _export(self, _: float) -> None:
         export(self)
@@ -180,17 +218,32 @@ class Recipe:
                 found.append(encoder(input_ids=ids).last_hidden_state.half().cpu())
         return torch.cat(found)
 
-    def _train(self, stage: str, task, schedule: Schedule, module: nn.Module, frozen: dict[str, torch.Tensor] | None = None) -> None:
+    def _train(
+        self, stage: str, task, schedule: Schedule, module: nn.Module, frozen: dict[str, torch.Tensor] | None = None
+    ) -> None:
         """Train, load the EMA into the module, and write the result."""
         start = time.monotonic()
 
         def report(progress: Progress) -> None:
-            log.info("%s step %d, %.1f of %.0f min, loss %.4f", stage, progress.step, progress.seconds / 60, schedule.minutes, progress.loss)
+            log.info(
+                "%s step %d, %.1f of %.0f min, loss %.4f",
+                stage,
+                progress.step,
+                progress.seconds / 60,
+                schedule.minutes,
+                progress.loss,
+            )
 
         average = train(task, schedule, self.work / "checkpoints" / stage, report)
         module.load_state_dict(average, strict=False)
         self.write(stage, module)
-        self.remember(stage, minutes=schedule.minutes, learning_rate=schedule.learning_rate, seed=schedule.seed, device=self.device)
+        self.remember(
+            stage,
+            minutes=schedule.minutes,
+            learning_rate=schedule.learning_rate,
+            seed=schedule.seed,
+            device=self.device,
+        )
         log.info("%s done in %.0f s", stage, time.monotonic() - start)
 
     def result(self, name: str) -> Path:

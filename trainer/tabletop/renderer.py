@@ -37,12 +37,16 @@ class Camera:
     half_height: float | None = None
 
     @classmethod
-    def looking(cls, at: np.ndarray, yaw: float, pitch: float, distance: float, half_height: float | None = None) -> Camera:
+    def looking(
+        cls, at: np.ndarray, yaw: float, pitch: float, distance: float, half_height: float | None = None
+    ) -> Camera:
         """A camera `distance` away from `at`; yaw turns it around the vertical axis, pitch raises it (radians)."""
         forward = -np.array([math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch)])
         right = np.array([math.cos(yaw), 0.0, -math.sin(yaw)])
         up = np.cross(right, forward)
-        return cls(position=at - forward * distance, rotation=np.stack([right, up, -forward], axis=1), half_height=half_height)
+        return cls(
+            position=at - forward * distance, rotation=np.stack([right, up, -forward], axis=1), half_height=half_height
+        )
 
     def project(self, point: np.ndarray) -> tuple[float, float, float]:
         """(x, y, depth): x, y in [-1, 1] over the picture's height (x right, y up), depth in world units."""
@@ -93,7 +97,9 @@ def orthographic_views(scene: Scene, yaws_degrees: tuple[float, ...] = WONDER3D_
     thing = scene.things[0]
     centre = np.array(thing.position) + np.array([0, 0.55 * thing.scale, 0])
     front = Camera.looking(centre, 0.0, 0.0, 4.0, half_height=0.8 * thing.scale)
-    alone = Scene(things=(thing,), floor=scene.floor, sky="studio", light_yaw=scene.light_yaw, light_height=scene.light_height)
+    alone = Scene(
+        things=(thing,), floor=scene.floor, sky="studio", light_yaw=scene.light_yaw, light_height=scene.light_height
+    )
     views = []
     for yaw in yaws_degrees:
         camera = Camera.looking(centre, math.radians(yaw), 0.0, 4.0, half_height=0.8 * thing.scale)
@@ -271,7 +277,9 @@ def light_direction(scene: Scene) -> np.ndarray:
     ])  # fmt: skip
 
 
-def _unshadowed(parts: list[Part], scene: Scene, points: torch.Tensor, normals: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def _unshadowed(
+    parts: list[Part], scene: Scene, points: torch.Tensor, normals: torch.Tensor, index: torch.Tensor
+) -> torch.Tensor:
     """1 where the light is seen, 0 in shadow, `[2H, 2W]`; each of a pixel's four rays sees another point of the light."""
     lit = torch.ones(index.shape, device=points.device)
     centre = light_direction(scene)

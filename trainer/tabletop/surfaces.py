@@ -136,7 +136,9 @@ def _floor(scene: Scene, points: torch.Tensor) -> torch.Tensor:
         blades = 0.45 + 0.8 * _noise(x * 15, z * 9, seed) * (0.6 + 0.8 * _noise(x * 2.2, z * 2.2, seed + 1))
         return mean * blades[:, None] * 1.5
     if scene.floor == "sandy":
-        ripple = 0.90 + 0.13 * torch.sin(z * 11 + 3 * _noise(x * 1.6, z * 1.6, seed)) + 0.1 * _noise(x * 22, z * 22, seed)
+        ripple = (
+            0.90 + 0.13 * torch.sin(z * 11 + 3 * _noise(x * 1.6, z * 1.6, seed)) + 0.1 * _noise(x * 22, z * 22, seed)
+        )
         return mean * ripple[:, None]
     row = torch.floor(z * 3.2)
     u = x * 1.5 + 0.5 * torch.remainder(row, 2)
@@ -157,9 +159,13 @@ def _sky(scene: Scene, directions: torch.Tensor) -> torch.Tensor:
         return colour + 0.75 * (star * spot)[..., None]
     if scene.sky == "studio":
         return colour
-    cover = _noise(azimuth * 7, height * 26, scene.texture_seed) + 0.5 * _noise(azimuth * 15, height * 55, scene.texture_seed)
+    cover = _noise(azimuth * 7, height * 26, scene.texture_seed) + 0.5 * _noise(
+        azimuth * 15, height * 55, scene.texture_seed
+    )
     cloud = ((cover - 0.72) * 2.4).clamp(0, 1)[..., None] * {"blue": 0.9, "sunset": 0.5, "cloudy": 0.35}[scene.sky]
-    tint = torch.tensor({"blue": (0.97, 0.97, 0.97), "sunset": (0.98, 0.55, 0.42), "cloudy": (0.92, 0.93, 0.95)}[scene.sky])
+    tint = torch.tensor(
+        {"blue": (0.97, 0.97, 0.97), "sunset": (0.98, 0.55, 0.42), "cloudy": (0.92, 0.93, 0.95)}[scene.sky]
+    )
     return torch.lerp(colour, tint.to(colour.device).expand_as(colour), cloud)
 
 

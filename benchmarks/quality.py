@@ -1,0 +1,198 @@
+"""How good four steps are: `python -m benchmarks.quality` draws with the shipped Tabletop models and measures.
+
+On prompts of scenes that no model ever saw (TEST_SEEDS):
+* paired error: the same noise and caption, against the teacher's 200-step ODE at the same guidance (latent RMSE over the
+  reference's own RMS, and PSNR of the decoded pictures);
+* FD and KID of the judge's features against teacher samples from other noise, with the floor (teacher against teacher);
+* attribute accuracy: does the judge find the things that were asked for, single and double.
+
+Baselines are the teacher itself with DDIM and DPM-Solver++ (2M), no training, at the same number of steps. Writes
+`benchmarks/results/quality.json` and `.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from studio.perflow import DeltaWeights, KeptBase, PeRFlowScheduler
+from trainer.tabletop.captions import caption
+from trainer.tabletop.data import TEST_SEEDS
+from trainer.tabletop.judge import Judge, accuracies
+from trainer.tabletop.measures import frechet_distance, kernel_distance
+from trainer.tabletop.precision import autocast
+from trainer.tabletop.scenes import Scene, random_scene
+
+REFERENCE_STEPS = 200
+TEACHER_STEPS = 25
+RESULTS = Path(__file__).parent / "results"
+
+
+class Bench:
+    """The shipped models, the prompts, and one way to draw with any scheduler."""
+
+    def __init__(self, assets: Path, num_prompts: int, device: str) -> None:
+        self.device = device
+        self.pipe = StableDiffusionPipeline.from_pretrained(assets / "tabletop", dtype=torch.float32).to(device)
+        self.pipe.unet.to(memory_format=torch.channels_last)
+        self.base = KeptBase(self.pipe.unet)
+        self.delta = DeltaWeights.read(assets / "perflow-tabletop")
+        self.judge = Judge()
+        self.judge.load_state_dict({k: v.float() for k, v in load_file(assets / "judge" / "judge.safetensors").items()})
+        self.judge.to(device).eval()
+        half = num_prompts // 2
+        self.scenes = [scene for pair in zip(*(_scenes_with(n, half) for n in (1, 2)), strict=True) for scene in pair]
+        texts = [caption(scene, seed) for seed, scene in enumerate(self.scenes)]
+        self.prompts, self.empty = self._embed(texts), self._embed([""])
+        generator = torch.Generator().manual_seed(20240507)
+        self.noise_a, self.noise_b = (torch.randn(len(texts), 4, 16, 16, generator=generator) for _ in range(2))
+
+    @torch.inference_mode()
+    def _embed(self, texts: list[str]) -> torch.Tensor:
+        ids = self.pipe.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return torch.cat([self.pipe.text_encoder(part.to(self.device))[0] for part in ids.split(100)])
+
+    @torch.inference_mode()
+    def draw(
+        self, make: Callable[[], object], steps: int, guidance: float, noise: torch.Tensor, batch: int = 64
+    ) -> torch.Tensor:
+        """Latents for the first `len(noise)` prompts; two network rows a step when guidance is not 1."""
+        done = []
+        for start in range(0, len(noise), batch):
+            scheduler = make()
+            scheduler.set_timesteps(steps)
+            z = noise[start : start + batch].to(self.device) * scheduler.init_noise_sigma
+            prompts = self.prompts[start : start + len(z)]
+            for t in scheduler.timesteps:
+                z = scheduler.step(
+                    self._noise(scheduler.scale_model_input(z, t), t, prompts, guidance), t, z, return_dict=False
+                )[0]
+            done.append(z)
+        return torch.cat(done)
+
+    def _noise(self, z: torch.Tensor, t: torch.Tensor, prompts: torch.Tensor, guidance: float) -> torch.Tensor:
+        with autocast(self.device):
+            if guidance == 1:
+                return self.pipe.unet(z, t, prompts, return_dict=False)[0].float()
+            both = torch.cat([self.empty.expand_as(prompts), prompts])
+            without, with_it = self.pipe.unet(torch.cat([z, z]), t, both, return_dict=False)[0].float().chunk(2)
+        return without + guidance * (with_it - without)
+
+    @torch.inference_mode()
+    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decoded `[N, 3, 128, 128]` in [-1, 1]."""
+        scale = self.pipe.vae.config.scaling_factor
+        return torch.cat(
+            [self.pipe.vae.decode(part / scale, return_dict=False)[0].clamp(-1, 1) for part in latents.split(32)]
+        )
+
+    @torch.inference_mode()
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.judge.features(part) for part in pixels.split(64)]).cpu()
+
+
+def _scenes_with(num_things: int, count: int) -> list[Scene]:
+    return [random_scene(TEST_SEEDS + 1_000_000 * num_things + i, num_things=num_things) for i in range(count)]
+
+
+def schedulers(bench: Bench) -> dict[str, Callable[[], object]]:
+    """Every contestant's scheduler by name; `PeRFlow` is the only one that needs delta weights."""
+    config = bench.pipe.scheduler.config
+    spec = bench.delta.spec
+    return {
+        "PeRFlow": lambda: PeRFlowScheduler.from_config(
+            config, prediction_type=spec.prediction_type, num_time_windows=spec.num_time_windows
+        ),
+        "DDIM": lambda: DDIMScheduler.from_config(config, timestep_spacing="trailing"),
+        "DPM-Solver++": lambda: DPMSolverMultistepScheduler.from_config(config, timestep_spacing="trailing"),
+    }
+
+
+def measure(bench: Bench, guidance: float, steps: tuple[int, ...], num_paired: int) -> dict:
+    """One guidance scale: every contestant at every number of steps."""
+    contestants = schedulers(bench)
+    bench.base.restore()
+    reference = bench.draw(contestants["DDIM"], REFERENCE_STEPS, guidance, bench.noise_a[:num_paired])
+    reference_pixels = bench.pixels(reference)
+    others = bench.features(
+        bench.pixels(bench.draw(contestants["DPM-Solver++"], TEACHER_STEPS, guidance, bench.noise_b))
+    )
+    rows = []
+    runs = [("DDIM", TEACHER_STEPS), ("DPM-Solver++", TEACHER_STEPS)] + [
+        (name, n) for n in steps for name in contestants
+    ]
+    for name, n in runs:
+        if name == "PeRFlow":
+            bench.base.apply(bench.delta, 1.0)
+        else:
+            bench.base.restore()
+        start = time.perf_counter()
+        latents = bench.draw(contestants[name], n, guidance, bench.noise_a)
+        seconds = time.perf_counter() - start
+        pixels = bench.pixels(latents)
+        error = latents[:num_paired] - reference
+        found = accuracies(bench.judge, pixels, bench.scenes)
+        features = bench.features(pixels)
+        mse = ((pixels[:num_paired] - reference_pixels) / 2).square().mean(dim=(1, 2, 3))
+        rows.append({
+            "method": name, "steps": n, "guidance": guidance,
+            "paired_error": float(error.square().mean().sqrt() / reference.square().mean().sqrt()),
+            "psnr_db": float((-10 * torch.log10(mse)).mean()),
+            "fd": frechet_distance(features, others), "kid": kernel_distance(features, others),
+            "seconds_per_image": seconds / len(latents), **found,
+        })  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+    return {"guidance": guidance, "rows": rows}
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown."""
+    lines = [
+        "| method | steps | CFG | paired error | PSNR dB | FD | KID x 1000 | single | double | material |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['method']} | {row['steps']} | {row['guidance']:g} | {row['paired_error']:.3f} | {row['psnr_db']:.1f} "
+            f"| {row['fd']:.2f} | {1000 * row['kid']:.1f} | {row['single']:.1%} | {row['double']:.1%} | {row['material']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path, default=Path("assets"))
+    parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--paired", type=int, default=128)
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0])
+    parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    bench = Bench(arguments.assets, arguments.prompts, arguments.device)
+    start = time.perf_counter()
+    results = [measure(bench, w, tuple(arguments.steps), arguments.paired) for w in arguments.guidance]
+    rows = [row for result in results for row in result["rows"]]
+    head = (
+        f"{arguments.prompts} prompts (half with one thing, half with two), {arguments.paired} of them paired with the teacher's "
+        f"{REFERENCE_STEPS}-step ODE; FD and KID against {TEACHER_STEPS}-step DPM-Solver++ samples of the teacher from other noise, so "
+        f"that the DPM-Solver++ {TEACHER_STEPS} rows are the floor. {platform.processor() or platform.machine()}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {(time.perf_counter() - start) / 60:.0f} minutes."
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "quality.json").write_text(json.dumps(rows, indent=1))
+    (arguments.out / "quality.md").write_text(f"{head}\n\n{table(rows)}\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
