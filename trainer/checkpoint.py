@@ -43,7 +43,7 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, torch.Tensor], c
 
 
 def load_latest(folder: Path) -> tuple[int, dict[str, torch.Tensor], dict[str, Any]] | None:
-    """(step, tensors, counters) of the newest checkpoint whose bytes are as they were written; `None` if there is none."""
+    """(step, tensors, counters) of the newest checkpoint whose bytes are as they were written, or `None`."""
     for path in reversed(_complete(folder)):
         record = json.loads((path / "state.json").read_text())
         if _sha256(path / "state.safetensors") == record["sha256"]:

@@ -117,8 +117,8 @@ def train(
     return average
 
 
-def _step(task: Task, optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], schedule: Schedule, rate: float,
-          step: int, generator: torch.Generator) -> float:  # fmt: skip
+def _step(task: Task, optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], schedule: Schedule,
+          rate: float, step: int, generator: torch.Generator) -> float:  # fmt: skip
     """One optimizer step; the loss, or nan if the step was skipped."""
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -124,8 +124,8 @@ class PeRFlow:
         return torch.stack(ratios).sqrt()
 
 
-def diffusion_loss(network: Network, schedule: NoiseSchedule, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor,
-                   condition: Any, min_snr: float | None = 5.0) -> torch.Tensor:  # fmt: skip
+def diffusion_loss(network: Network, schedule: NoiseSchedule, clean: torch.Tensor, noise: torch.Tensor,
+                   timesteps: torch.Tensor, condition: Any, min_snr: float | None = 5.0) -> torch.Tensor:  # fmt: skip
     """The epsilon loss at timesteps 1 to 1000 `[B]` (the network is asked at their diffusion index, one below).
 
     With `min_snr` = gamma each sample is weighted by min(SNR, gamma) / SNR.

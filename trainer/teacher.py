@@ -1,14 +1,16 @@
 """The teacher: its noise predictions, and its ODE solved from one diffusion index down to another.
 
-A `Network` is any callable `(z [B, C, H, W], timesteps [B], condition) -> eps [B, C, H, W]`; what a condition is, only it
-knows. Indices fall from 999 (noise) to 0; a batch may mix windows, so indices come as `[n + 1, B]` tensors and the last
-row is exactly the window's end. Sources: DDIM, arXiv 2010.02502 eq. 12; DPM-Solver++ (2M), arXiv 2211.01095 algorithm 2.
+A `Network` is any callable `(z [B, C, H, W], timesteps [B], condition) -> eps [B, C, H, W]`; what a condition is, only
+it knows. Indices fall from 999 (noise) to 0; a batch may mix windows, so indices come as `[n + 1, B]` tensors and the
+last row is exactly the window's end. Sources: DDIM, arXiv 2010.02502 eq. 12; DPM-Solver++ (2M), arXiv 2211.01095
+algorithm 2.
 Knows nothing of students, losses or text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -45,7 +47,7 @@ def solve(
 def _solve_ddim(
     network: Network, schedule: NoiseSchedule, z: torch.Tensor, indices: torch.Tensor, condition: Any
 ) -> torch.Tensor:
-    for here, there in zip(indices[:-1], indices[1:], strict=True):
+    for here, there in pairwise(indices):
         step = window_map("ddim_eps", schedule.segment(here + 1, there + 1))
         z = step.end(z, network(z, here.to(z.device), condition))
     return z
@@ -56,7 +58,7 @@ def _solve_dpmpp(
 ) -> torch.Tensor:
     """Second order with the previous prediction of z_0; the first step is first order, which equals DDIM's."""
     before: tuple[torch.Tensor, torch.Tensor] | None = None
-    for here, there in zip(indices[:-1], indices[1:], strict=True):
+    for here, there in pairwise(indices):
         part = schedule.segment(here + 1, there + 1)
         noise = network(z, here.to(z.device), condition).float()
         clean = (z - broadcast(part.sigma_s, z) * noise) / broadcast(part.alpha_s, z)

@@ -1,7 +1,7 @@
 """`python -m trainer.tabletop STAGE`: trains the built-in models, stage by stage, from nothing but seeds.
 
-Stages, in order: scenes, vae, clip, judge, latents, teacher, perflow, decoder, export. Each says what it costs before it starts,
-goes on where it stopped, and may be repeated with more `--minutes`.
+Stages, in order: scenes, vae, clip, judge, latents, teacher, perflow, decoder, export. Each says what it costs before
+it starts, goes on where it stopped, and may be repeated with more `--minutes`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The loss is L1 on pixels and on two levels of a Laplacian pyramid (so that edges and textures count) with a whisper of
 KL. Crops of 64 pixels for most of the budget: the network has no attention, so it does not care. Latents are scaled to
-unit variance by `scaling_factor`, measured when the stage ends. Once latents are cached the encoder is frozen; the decoder
-may go on learning beside everything else.
+unit variance by `scaling_factor`, measured when the stage ends. Once latents are cached the encoder is frozen; the
+decoder may go on learning beside everything else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The CLIP stage: a text and an image encoder trained together, contrastively, on the world.
 
-Beside the other captions of the batch each picture meets one hard negative: its own caption with a detail wrong (colours
-swapped between two things, left for right, another shape). Without those, order in a sentence never matters to CLIP.
+Beside the other captions of the batch each picture meets one hard negative: its own caption with a detail wrong
+(colours swapped between two things, left for right, another shape). Without those, word order never matters to CLIP.
 Source of the loss: Radford et al., arXiv 2103.00020; hard negatives: Yuksekgonul et al., arXiv 2210.01936.
 """
 

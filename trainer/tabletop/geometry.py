@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from trainer.tabletop.scenes import COLOURS, Thing
 
@@ -85,6 +86,14 @@ def joints_of(thing: Thing) -> dict[str, np.ndarray]:
         return {}
     turn, base = _rotation_y(thing.yaw), np.array(thing.position)
     return {name: base + turn @ (at * thing.scale) for name, at in _figure_joints(thing).items()}
+
+
+def to_local(part: Part, points: torch.Tensor, is_direction: bool = False) -> torch.Tensor:
+    """World points or directions `[..., 3]` in the part's unit frame."""
+    matrix = torch.as_tensor(part.rotation / part.half, dtype=torch.float32, device=points.device)
+    if not is_direction:
+        points = points - torch.as_tensor(part.offset, dtype=torch.float32, device=points.device)
+    return points @ matrix
 
 
 def _ball(_: Thing) -> list:

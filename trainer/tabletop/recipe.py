@@ -189,7 +189,7 @@ class Recipe:
         return NoiseSchedule.of_diffusion(models.new_scheduler().alphas_cumprod)
 
     def teacher(self) -> UNet2DConditionModel:
-        """The base as it ships: trained in fp32, rounded to fp16, so that delta weights are relative to what users have."""
+        """The base as it ships: trained in fp32, rounded to fp16; delta weights are relative to what users have."""
         unet = models.new_unet()
         self.read("teacher", unet)
         return unet.half().float()
@@ -218,9 +218,7 @@ class Recipe:
                 found.append(encoder(input_ids=ids).last_hidden_state.half().cpu())
         return torch.cat(found)
 
-    def _train(
-        self, stage: str, task, schedule: Schedule, module: nn.Module, frozen: dict[str, torch.Tensor] | None = None
-    ) -> None:
+    def _train(self, stage: str, task, schedule: Schedule, module: nn.Module) -> None:
         """Train, load the EMA into the module, and write the result."""
         start = time.monotonic()
 

@@ -4,8 +4,8 @@ Every part is convex and has a closed-form intersection, so one pass finds what 
 point has between itself and the light. Four rays a pixel; each of the four looks at another point of the light, which
 gives soft shadows for the price of hard ones.
 
-Shapes: rays live on a grid `[2H, 2W, 3]` and are averaged to `[H, W]`. Pixels are in [0, 1] (sRGB), depth in world units
-along the view direction (inf = sky), normals are unit vectors in the camera's frame (x right, y up, z towards viewer).
+Shapes: rays live on a grid `[2H, 2W, 3]`, averaged to `[H, W]`. Pixels are in [0, 1] (sRGB), depth in world units along
+the view direction (inf = sky), normals are unit vectors in the camera's frame (x right, y up, z towards viewer).
 Knows nothing of captions or models.
 """
 
@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 
 from trainer.tabletop import surfaces
-from trainer.tabletop.geometry import Part, joints_of, parts_of
-from trainer.tabletop.scenes import Scene
+from trainer.tabletop.geometry import Part, joints_of, parts_of, to_local
+from trainer.tabletop.scenes import Scene, light_direction
 
 FIELD_OF_VIEW = math.radians(33)
 LOOK_AT = np.array([0.0, 0.58, 0.0])
@@ -88,7 +88,7 @@ def render(scene: Scene, size: int = 128, device: str | torch.device = "cpu", ca
     normals = _normals(parts, part_index, points)
     lit = _unshadowed(parts, scene, points, normals, part_index)
     rgb = surfaces.shade(scene, parts, part_index, points, normals, directions, lit, with_ground)
-    return _averaged(scene, camera, parts, rgb, distance, part_index, points, normals)
+    return _averaged(scene, camera, parts, rgb, part_index, points, normals)
 
 
 def orthographic_views(scene: Scene, yaws_degrees: tuple[float, ...] = WONDER3D_YAWS_DEGREES, size: int = 128,
@@ -158,14 +158,6 @@ def _window(camera: Camera, part: Part, size: int) -> tuple[slice, slice]:
         slice(max(0, math.floor(low_y)), min(size, math.ceil(high_y))),
         slice(max(0, math.floor(low_x)), min(size, math.ceil(high_x))),
     )
-
-
-def to_local(part: Part, points: torch.Tensor, is_direction: bool = False) -> torch.Tensor:
-    """World points or directions `[..., 3]` in the part's unit frame."""
-    matrix = torch.as_tensor(part.rotation / part.half, dtype=torch.float32, device=points.device)
-    if not is_direction:
-        points = points - torch.as_tensor(part.offset, dtype=torch.float32, device=points.device)
-    return points @ matrix
 
 
 def intersect(part: Part, origins: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
@@ -269,18 +261,10 @@ def local_normal(part: Part, p: torch.Tensor) -> torch.Tensor:
     return planes[touching, :3]
 
 
-def light_direction(scene: Scene) -> np.ndarray:
-    """Unit vector towards the light."""
-    horizontal = math.cos(scene.light_height)
-    return np.array([
-        math.sin(scene.light_yaw) * horizontal, math.sin(scene.light_height), math.cos(scene.light_yaw) * horizontal
-    ])  # fmt: skip
-
-
 def _unshadowed(
     parts: list[Part], scene: Scene, points: torch.Tensor, normals: torch.Tensor, index: torch.Tensor
 ) -> torch.Tensor:
-    """1 where the light is seen, 0 in shadow, `[2H, 2W]`; each of a pixel's four rays sees another point of the light."""
+    """1 where the light is seen, else 0, `[2H, 2W]`; each of a pixel's four rays sees its own point of the light."""
     lit = torch.ones(index.shape, device=points.device)
     centre = light_direction(scene)
     side = np.cross(centre, [0.0, 1.0, 0.0])
@@ -316,7 +300,7 @@ def _shadow_pass(parts: list[Part], start: torch.Tensor, seen: torch.Tensor, tow
     return result
 
 
-def _averaged(scene: Scene, camera: Camera, parts: list[Part], rgb: torch.Tensor, distance: torch.Tensor,
+def _averaged(scene: Scene, camera: Camera, parts: list[Part], rgb: torch.Tensor,
               index: torch.Tensor, points: torch.Tensor, normals: torch.Tensor) -> Render:  # fmt: skip
     """From the ray grid to pixels: colours averaged over four rays, geometry taken from one of them."""
     forward = torch.as_tensor(-camera.rotation[:, 2], dtype=torch.float32, device=rgb.device)

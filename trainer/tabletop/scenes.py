@@ -84,6 +84,14 @@ class Scene:
         return replace(self, things=tuple(_moved(thing, time % 1.0) for thing in self.things), time=time % 1.0)
 
 
+def light_direction(scene: Scene) -> np.ndarray:
+    """Unit vector towards the light."""
+    horizontal = math.cos(scene.light_height)
+    return np.array([
+        math.sin(scene.light_yaw) * horizontal, math.sin(scene.light_height), math.cos(scene.light_yaw) * horizontal
+    ])  # fmt: skip
+
+
 def _moved(thing: Thing, time: float) -> Thing:
     turn = 2 * math.pi * time
     x, y, z = thing.position

@@ -11,8 +11,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from trainer.tabletop.geometry import Part
-from trainer.tabletop.scenes import Scene
+from trainer.tabletop.geometry import Part, to_local
+from trainer.tabletop.scenes import Scene, light_direction
 
 # (zenith, horizon, sun colour, sun strength, ambient strength), linear light
 _SKIES = {
@@ -39,7 +39,7 @@ def shade(scene: Scene, parts: list[Part], index: torch.Tensor, points: torch.Te
     device = points.device
     _, _, sun_colour, sun, ambient = _SKIES[scene.sky]
     toward = _light(scene, device)
-    albedo, gloss, metal = _albedo(scene, parts, index, points, normals)
+    albedo, gloss, metal = _albedo(scene, parts, index, points)
     facing = (normals @ toward).clamp(min=0) * lit
     occlusion = _occlusion(parts, points, normals, index)
     dome = 0.62 + 0.38 * normals[..., 1]
@@ -64,8 +64,6 @@ def shade(scene: Scene, parts: list[Part], index: torch.Tensor, points: torch.Te
 
 
 def _light(scene: Scene, device: torch.device) -> torch.Tensor:
-    from trainer.tabletop.renderer import light_direction
-
     return torch.as_tensor(light_direction(scene), dtype=torch.float32, device=device)
 
 
@@ -77,10 +75,8 @@ def _mixed_sky(name: str) -> tuple[float, ...]:
     return tuple(0.5 + 0.5 * value / top for value in mixed)
 
 
-def _albedo(scene: Scene, parts: list[Part], index: torch.Tensor, points: torch.Tensor, normals: torch.Tensor):
+def _albedo(scene: Scene, parts: list[Part], index: torch.Tensor, points: torch.Tensor):
     """Base colour, gloss and metalness of every ray's point."""
-    from trainer.tabletop.renderer import to_local
-
     device = points.device
     colours = torch.tensor([part.colour for part in parts] + [(0.0, 0.0, 0.0)] * 2, device=device)
     gloss = torch.tensor([float(part.material == "glossy") for part in parts] + [0.0, 0.0], device=device)
