@@ -58,6 +58,13 @@
   });
 
   window.studio = {
+    // After a click on Generate: an error must be seen, also inside a closed fold or above the fold line.
+    showError() {
+      const error = document.querySelector(".field-error");
+      if (!error) return;
+      if (!visible(error)) error.closest(".fold")?.querySelector("button")?.click();
+      setTimeout(() => reveal(error, "center"), 50);
+    },
     reveal: (id) => reveal(document.getElementById(id), "nearest"),
     download(id) {
       const link = document.getElementById(id);

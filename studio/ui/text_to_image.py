@@ -199,7 +199,8 @@ def _connect_generation(drawing: Drawing) -> None:
     form, result = drawing.form, drawing.result
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     # The studio's own line decides who draws next and tells people their place in it; gradio's must not hide that.
-    form.generate.click(drawing.draw, form.inputs, drawing.outputs, concurrency_limit=None, **quiet)
+    drawn = form.generate.click(drawing.draw, form.inputs, drawing.outputs, concurrency_limit=None, **quiet)
+    drawn.then(None, None, None, js="() => setTimeout(window.studio.showError, 50)")
     result.stage.select(
         drawing.pick, {*form.inputs, result.shown}, [*drawing.outputs, form.prompt], concurrency_limit=None, **quiet
     )

@@ -34,7 +34,7 @@ def page(browser, desktop, studio_url: str) -> Iterator:
     page.requested, page.broken = [], []
     page.on("request", lambda request: page.requested.append(request.url))
     page.on("pageerror", lambda error: page.broken.append(str(error)))
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(40_000)
     open_studio(page, studio_url)
     yield page
     page.close()
@@ -116,8 +116,10 @@ def test_errors_stand_beside_their_field(page) -> None:
     page.wait_for_selector("#text-to-image-error-width .field-error")
     assert "7" in page.inner_text("#text-to-image-error-width")
     page.fill(PROMPT, "anything")
+    open_fold(page, "Size, seed and batch")
+    page.wait_for_selector("#text-to-image-width", state="hidden")
     page.click(".generate-button")
-    page.wait_for_timeout(500)
+    page.wait_for_selector("#text-to-image-error-width .field-error:visible")
     assert page.locator("img.result").count() == 0
     set_number(page, "width", 128)
     page.wait_for_selector("#text-to-image-error-width .field-error", state="detached")
@@ -224,6 +226,7 @@ def test_asks_no_other_host_for_anything(page, studio_url: str) -> None:
 def test_fits_a_phone(browser, studio_url: str, scheme) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme, reduced_motion="reduce")
     page = context.new_page()
+    page.set_default_timeout(40_000)
     open_studio(page, studio_url)
     page.click("[data-pick=example]")
     page.wait_for_selector("img.result")

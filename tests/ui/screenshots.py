@@ -1,0 +1,108 @@
+"""Make the README's pictures: `python -m tests.ui.screenshots [--engine fake] [--out docs/images]`.
+
+Starts a studio of its own with an empty data folder, draws with fixed seeds, and looks at it as a person would: at a
+desktop and on a phone, in light and dark, empty, while drawing, with a result, and in the gallery.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.ui.running import BROWSER_ARGUMENTS, REPOSITORY, find_chromium, start_studio
+
+DESKTOP, PHONE = {"width": 1440, "height": 960}, {"width": 390, "height": 844}
+PROMPTS = (
+    "a glossy red cube to the left of a small blue cone",
+    "a green tree to the right of a small orange house",
+    "a metal yellow ball on top of a purple box",
+    "a matte white mug in front of a tall blue cylinder",
+    "a small red house and a green tree under a blue sky",
+    "a blue figure to the left of a glossy orange ball",
+)
+
+
+@contextlib.contextmanager
+def page_of(browser: Browser, url: str, viewport: Any, scheme: Any = "light") -> Iterator[Page]:
+    """A page that is ready to be used, with two device pixels per pixel."""
+    context = browser.new_context(viewport=viewport, color_scheme=scheme, device_scale_factor=2)
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.goto(url)
+    page.wait_for_selector(".generate-button")
+    page.wait_for_timeout(800)
+    yield page
+    context.close()
+
+
+def draw(page: Page, prompt: str, seed: int) -> None:
+    """One picture, up to its result."""
+    if not page.locator("#text-to-image-seed input").is_visible():
+        page.click(".fold button:has-text('Size, seed and batch')")
+    page.fill("#text-to-image-seed input", str(seed))
+    page.fill("#text-to-image-prompt textarea", prompt)
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(".cancel-button:visible")
+    page.wait_for_selector(".generate-button:visible")
+    page.wait_for_selector("img.result")
+
+
+def take_all(browser: Browser, url: str, out: Path) -> None:
+    """Every picture the README shows."""
+    with page_of(browser, url, DESKTOP) as page:
+        page.screenshot(path=out / "empty.png")
+        for seed, prompt in enumerate(PROMPTS, 1):
+            draw(page, prompt, seed)
+        draw(page, PROMPTS[0], 7)
+        page.click(".fold button:has-text('Size, seed and batch')")
+        page.evaluate("scrollTo(0, 0)")
+        page.wait_for_timeout(500)
+        page.screenshot(path=out / "result.png")
+        page.click("role=tab[name='Gallery']")
+        page.wait_for_selector(".tile")
+        page.wait_for_timeout(500)
+        page.screenshot(path=out / "gallery.png")
+    with page_of(browser, url, DESKTOP, "dark") as page:
+        draw(page, PROMPTS[1], 2)
+        page.click(".fold button:has-text('Size, seed and batch')")
+        page.evaluate("scrollTo(0, 0)")
+        page.wait_for_timeout(500)
+        page.screenshot(path=out / "result-dark.png")
+    with page_of(browser, url, PHONE) as page:
+        page.screenshot(path=out / "phone.png")
+        page.click("[data-pick=example]")
+        page.wait_for_selector("img.result")
+        page.locator(".stage").scroll_into_view_if_needed()
+        page.wait_for_timeout(800)
+        page.screenshot(path=out / "phone-result.png")
+
+
+def main() -> None:
+    """Parse the flags, run a studio, take the pictures, stop it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--engine", default="diffusion", choices=("diffusion", "fake"))
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "docs" / "images")
+    arguments = parser.parse_args()
+    executable = find_chromium()
+    if executable is None:
+        parser.exit(2, "No Chromium here: install Debian's package `chromium`.\n")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as data_dir:
+        process, url = start_studio(Path(data_dir), "--engine", arguments.engine)
+        try:
+            with sync_playwright() as driver:
+                browser = driver.chromium.launch(executable_path=executable, args=BROWSER_ARGUMENTS)
+                take_all(browser, url, arguments.out)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+if __name__ == "__main__":
+    main()
