@@ -76,7 +76,7 @@ def encode_all(vae: AutoencoderKL, images: np.ndarray, device: str, batch: int =
     for start in range(0, len(images), batch):
         pixels = to_pixels(images[start : start + batch]).to(device, memory_format=torch.channels_last)
         with autocast(device):
-            found.append(vae.encode(pixels).latent_dist.parameters.half().cpu())
+            found.append(vae.encode(pixels).latent_dist.parameters.half().cpu().contiguous())
     return torch.cat(found)
 
 

@@ -20,13 +20,13 @@ from transformers import CLIPTextModel
 from studio.perflow.delta import DeltaWeights, weights_sha256
 from studio.types import DeltaSpec
 from trainer.tabletop import models
+from trainer.tabletop.cards import LICENCE, write_cards
 from trainer.tabletop.judge import Judge
 
 if TYPE_CHECKING:
     from trainer.tabletop.recipe import Recipe
 
 SHARD = "9MB"
-LICENCE = "apache-2.0"
 
 
 def export(recipe: Recipe) -> None:
@@ -43,6 +43,7 @@ def export(recipe: Recipe) -> None:
             {name: value.half().contiguous() for name, value in judge.state_dict().items()},
             folder / "judge.safetensors",
         )
+    write_cards(recipe.assets, recipe.facts(), recipe.num_scenes)
 
 
 def _emptied(folder: Path) -> Path:

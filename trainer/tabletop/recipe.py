@@ -130,12 +130,9 @@ class Recipe:
         both = [*scenes, *map(mirrored, scenes)]
         texts = [caption(scene, row * NUM_WORDINGS + k) for row, scene in enumerate(both) for k in range(NUM_WORDINGS)]
         prompts = self.embed(["", *texts])
-        tensors = {
-            "posteriors": posteriors,
-            "empty": prompts[0].clone(),
-            "prompts": prompts[1:].unflatten(0, (-1, NUM_WORDINGS)),
-        }
-        save_file(tensors, self.result("latents"))
+        wordings = prompts[1:].unflatten(0, (-1, NUM_WORDINGS))
+        tensors = {"posteriors": posteriors, "empty": prompts[0].clone(), "prompts": wordings}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, self.result("latents"))
 
     def _teacher(self, minutes: float) -> None:
         unet = models.new_unet()
@@ -220,29 +217,19 @@ class Recipe:
 
     def _train(self, stage: str, task, schedule: Schedule, module: nn.Module) -> None:
         """Train, load the EMA into the module, and write the result."""
-        start = time.monotonic()
+        latest = Progress()
 
         def report(progress: Progress) -> None:
-            log.info(
-                "%s step %d, %.1f of %.0f min, loss %.4f",
-                stage,
-                progress.step,
-                progress.seconds / 60,
-                schedule.minutes,
-                progress.loss,
-            )
+            nonlocal latest
+            latest = progress
+            spent = f"{progress.seconds / 60:.1f} of {schedule.minutes:g} min"
+            log.info("%s step %d, %s, loss %.4f", stage, progress.step, spent, progress.loss)
 
         average = train(task, schedule, self.work / "checkpoints" / stage, report)
         module.load_state_dict(average, strict=False)
         self.write(stage, module)
-        self.remember(
-            stage,
-            minutes=schedule.minutes,
-            learning_rate=schedule.learning_rate,
-            seed=schedule.seed,
-            device=self.device,
-        )
-        log.info("%s done in %.0f s", stage, time.monotonic() - start)
+        kept = {"minutes": schedule.minutes, "learning_rate": schedule.learning_rate, "seed": schedule.seed}
+        self.remember(stage, **kept, device=self.device, steps=latest.step)
 
     def result(self, name: str) -> Path:
         return self.work / "results" / f"{name}.safetensors"
