@@ -10,66 +10,77 @@ from pathlib import Path
 
 LICENCE = "mit"
 QUALITY = Path("benchmarks/results/quality.md")
+_MEASURED = ("test_", "untrained", "endpoint")
 
 _ABOUT = {
     "tabletop": (
         "Tabletop, the base model",
-        "A small Stable Diffusion (CLIP text encoder, KL autoencoder with factor 8, UNet with cross-attention, epsilon-prediction, "
-        "SD's noise schedule) that draws PeRFlow Studio's procedural tabletop world at 128 x 128. It knows nothing else.",
+        """A small Stable Diffusion (CLIP text encoder, KL autoencoder with factor 8, UNet with cross-attention,
+epsilon-prediction, SD's noise schedule) that draws PeRFlow Studio's procedural tabletop world at 128 x 128. It knows
+nothing else.""",
         ("vae", "decoder", "clip", "teacher"),
     ),
     "perflow-tabletop": (
         "PeRFlow for Tabletop, delta weights",
-        "student - teacher of a Piecewise Rectified Flow distillation (arXiv 2405.07510): ddim_eps head, four time windows, CFG-sync. "
-        "Add it to Tabletop or to anything fine-tuned from it and sample with `PeRFlowScheduler`.",
+        """student - teacher of a Piecewise Rectified Flow distillation (arXiv 2405.07510): ddim_eps head, four time
+windows, CFG-sync. Add it to Tabletop or to anything fine-tuned from it and sample with `PeRFlowScheduler`.""",
         ("perflow",),
     ),
     "tabletop-clip": (
         "Tabletop's CLIP: image encoder and text projection",
-        "The image side of the CLIP pair whose text side is in `assets/tabletop/text_encoder`; `text_projection.safetensors` "
-        "completes the text side for scores.",
+        """The image side of the CLIP pair whose text side is in `assets/tabletop/text_encoder`;
+`text_projection.safetensors` completes the text side for scores.""",
         ("clip",),
     ),
     "judge": (
         "The judge",
-        "A classifier, trained apart from all generators on scenes none of them saw, that says which (shape, colour) pairs, "
-        "materials, floor and sky a picture shows. Benchmarks ask it; its features carry the Frechet distances.",
+        """A classifier, trained apart from all generators on scenes none of them saw, that says which (shape, colour)
+pairs, materials, floor and sky a picture shows. Benchmarks ask it; its features carry the Frechet distances.""",
         ("judge",),
     ),
-}  # fmt: skip
+}
+_DATA = """## Data
+
+{num_scenes:,} rendered scenes of the tabletop world and their mirror images, by seed (`trainer/tabletop/scenes.py`);
+captions made from the scenes. The judge has 3,000 seeds of its own, tests have others. About 5 % of the (shape, colour,
+material) combinations never occur in training.
+"""
+_RECIPE = """## Recipe
+
+| stage | command | seed | device | minutes | steps |
+|---|---|---|---|---|---|
+{rows}
+
+Minutes are wall-clock training time on two shared CPU cores; some stages had one core and ran beside others, so a quiet
+machine gets further in the same time.
+"""
 
 
 def write_cards(assets: Path, facts: dict[str, dict], num_scenes: int) -> None:
     """A README.md in every folder that exists."""
     for name, (title, about, stages) in _ABOUT.items():
         if (assets / name).is_dir():
-            (assets / name / "README.md").write_text(_card(name, title, about, stages, facts, num_scenes))
+            known = {stage: facts[stage] for stage in stages if stage in facts}
+            card = _card(title, about, known, num_scenes)
+            if name in ("tabletop", "perflow-tabletop") and QUALITY.exists():
+                card += f"\nBy `python -m benchmarks.quality`:\n\n{QUALITY.read_text()}"
+            (assets / name / "README.md").write_text(card)
 
 
-def _card(name: str, title: str, about: str, stages: tuple[str, ...], facts: dict[str, dict], num_scenes: int) -> str:
-    known = [stage for stage in stages if stage in facts]
-    rows = [
-        f"| {stage} | `python -m trainer.tabletop {stage} --minutes {facts[stage]['minutes']:g}` | {facts[stage]['seed']} "
-        f"| {facts[stage]['device']} | {facts[stage]['minutes']:g} | {facts[stage]['steps']:,} |"
-        for stage in known
-    ]
-    measured = {
-        stage: {k: v for k, v in facts[stage].items() if k.startswith(("test_", "untrained", "endpoint"))}
-        for stage in known
-    }
-    parts = [
+def _card(title: str, about: str, facts: dict[str, dict], num_scenes: int) -> str:
+    rows = [_row(stage, known) for stage, known in facts.items()]
+    measured = {stage: {k: v for k, v in known.items() if k.startswith(_MEASURED)} for stage, known in facts.items()}
+    return "\n".join([
         f"---\nlicense: {LICENCE}\n---\n",
         f"# {title}\n\n{about}\n",
-        f"## Data\n\n{num_scenes:,} rendered scenes of the tabletop world and their mirror images, by seed "
-        "(`trainer/tabletop/scenes.py`); captions made from the scenes. The judge has 3,000 seeds of its own, tests have "
-        "others. About 5 % of the (shape, colour, material) combinations never occur in training.\n",
-        "## Recipe\n\n| stage | command | seed | device | minutes | steps |\n|---|---|---|---|---|---|\n"
-        + "\n".join(rows)
-        + "\n\n"
-        "Minutes are wall-clock training time on two shared CPU cores; some stages had one core and ran beside others, so "
-        "a quiet machine gets further in the same time.\n",
+        _DATA.format(num_scenes=num_scenes),
+        _RECIPE.format(rows="\n".join(rows)),
         f"## Measured\n\n```json\n{json.dumps(measured, indent=1)}\n```\n",
-    ]
-    if name in ("tabletop", "perflow-tabletop") and QUALITY.exists():
-        parts.append(f"By `python -m benchmarks.quality`:\n\n{QUALITY.read_text()}")
-    return "\n".join(parts)
+    ])  # fmt: skip
+
+
+def _row(stage: str, facts: dict) -> str:
+    command = f"python -m trainer.tabletop {stage} --minutes {facts['minutes']:g}"
+    return (
+        f"| {stage} | `{command}` | {facts['seed']} | {facts['device']} | {facts['minutes']:g} | {facts['steps']:,} |"
+    )
