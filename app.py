@@ -8,7 +8,7 @@ import os
 import sys
 
 with contextlib.suppress(ImportError):
-    import spaces  # noqa: F401  # on a ZeroGPU Space it must come before torch  # pyright: ignore[reportMissingImports]
+    import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  # ZeroGPU wants it before torch
 
 from studio.catalog import Catalog
 from studio.errors import StudioError
@@ -38,13 +38,12 @@ def make_engine(settings: Settings, catalog: Catalog):
 
 def run(settings: Settings) -> None:
     """Build everything once and serve until told to stop."""
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")  # read when they are imported
     catalog = Catalog.load(settings.presets_dir)
     with History(settings.data_dir, served_dir=settings.served_dir) as history:
-        from studio.ui import server
+        from studio.ui import layout, server
 
         server.prepare(settings)
-        from studio.ui import layout
-
         lease = DeviceLease(max_waiting=settings.max_queue)
         with contextlib.closing(make_engine(settings, catalog)) as engine:
             services = Services(settings, catalog, engine, history, lease)

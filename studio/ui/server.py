@@ -32,7 +32,7 @@ KEPT_SECONDS, SWEPT_EVERY_SECONDS = 3600, 600
 
 
 def prepare(settings: Settings) -> None:
-    """Before any component is built: an empty folder for what is served, and no telemetry."""
+    """Before any component is built: an empty folder for what is served."""
     try:
         shutil.rmtree(settings.served_dir, ignore_errors=True)
         settings.served_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -41,8 +41,6 @@ def prepare(settings: Settings) -> None:
             f"{settings.served_dir} cannot be written ({error.strerror}): give another --data-dir."
         ) from error
     os.environ["GRADIO_TEMP_DIR"] = str(settings.served_dir)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
 def serve(page: gr.Blocks, settings: Settings, *, options: dict[str, Any], on_stop: Callable[[], None]) -> None:
