@@ -37,7 +37,7 @@ EXAMPLES = (
     "a glossy red cube to the left of a small blue cone",
     "a green tree to the right of a small orange house",
     "a metal yellow ball on top of a purple box",
-    "a white mug in front of a tall blue cylinder",
+    "a small white mug on top of a blue cylinder at sunset",
 )
 
 

@@ -22,7 +22,7 @@ PROMPTS = (
     "a glossy red cube to the left of a small blue cone",
     "a green tree to the right of a small orange house",
     "a metal yellow ball on top of a purple box",
-    "a matte white mug in front of a tall blue cylinder",
+    "a small white mug on top of a blue cylinder at sunset",
     "a small red house and a green tree under a blue sky",
     "a blue figure to the left of a glossy orange ball",
 )
