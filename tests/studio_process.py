@@ -59,7 +59,9 @@ class StudioProcess:
 
     def __enter__(self) -> StudioProcess:
         self._listens.wait(START_SECONDS)
-        assert self.url, f"the studio did not start: {self.log}"
+        if not self.url:
+            self.__exit__()
+            raise AssertionError(f"the studio did not start: {self.log}")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -321,8 +321,9 @@ def test_a_second_studio_and_a_taken_port_are_refused_with_status_2(
         (("--port", studio.host.split(":")[1]), tmp_path, "give another --port"),
     ):
         second = StudioProcess(folder, *flags)
-        assert second.process.wait(timeout=120) == 2
-        second._reader.join(timeout=10)
+        try:
+            assert second.process.wait(timeout=120) == 2
+        finally:
+            second.__exit__()
         assert sentence in second.log
         assert "Traceback" not in second.log
-        second.__exit__()
