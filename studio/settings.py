@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", help="where pictures and history are kept (default: your user data folder)")
     parser.add_argument("--model", help="id of the model to start with, as in presets/models.toml")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
-    parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16 (default auto)")
+    parser.add_argument("--dtype", help="auto, fp32, bf16 or fp16 (default auto)")
     parser.add_argument("--engine", help="diffusion, or fake: draws gradients, to try the page without any model")
     parser.add_argument("--auth-file", help="file with one name:password a line, readable by you alone")
     parser.add_argument("--allowed-hosts", help="further host names people use for this studio, separated by commas")
