@@ -96,7 +96,7 @@ class PeRFlowTask:
     objective: PeRFlow
     device: str
     batch: int = 32
-    reuse: int = 3
+    reuse: int = 2
     dropout: float = 0.25
     _pool: Solved | None = field(default=None, init=False)
     _solved_at: int = field(default=-1, init=False)
