@@ -96,10 +96,10 @@ def draw(resident_pipe: Any, sampler: Any, order: Order, preview: Preview, show:
 
 
 def initial_noise(pipe: Any, order: Order, generator: torch.Generator) -> torch.Tensor:
-    """Unit noise of the image's own generator, fp32, on the device the pipeline runs on."""
+    """Unit noise of the image's own generator, fp32, where the pipeline runs (and the prompt's embeddings are)."""
     side = pipe.vae_scale_factor
     shape = (1, pipe.unet.config.in_channels, order.height // side, order.width // side)
-    return torch.randn(shape, generator=generator).to(pipe._execution_device)
+    return torch.randn(shape, generator=generator).to(order.prompt.embeds.device)
 
 
 def decode_or_tile(vae: Any, latents: torch.Tensor) -> tuple[Image.Image, str | None]:

@@ -54,7 +54,8 @@ class Resident:
         """A small model's own VAE is quick enough to show every step as it is; a large one's needs the linear map."""
         if self._preview is None:
             is_small = self.model.family == "tabletop"
-            self._preview = partial(decode, self.pipe.vae) if is_small else LinearPreview(self.pipe.vae)
+            linear = partial(LinearPreview, self.pipe.vae, self.pipe._execution_device)
+            self._preview = partial(decode, self.pipe.vae) if is_small else linear()
         return self._preview
 
 

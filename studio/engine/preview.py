@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn import functional
 
 NUM_FITTED_FIELDS = 12
@@ -52,8 +53,13 @@ def _clean_latents(scheduler: Any, output: Any) -> torch.Tensor:
 
 def decode(vae: Any, latents: torch.Tensor) -> Image.Image:
     """The picture of one latent (1 C h w), by the VAE itself."""
-    scaled = (latents / vae.config.scaling_factor).to(dtype=vae.dtype, device=vae.device)
+    scaled = (latents / vae.config.scaling_factor).to(weight_dtype(vae))
     return to_image(vae.decode(scaled, return_dict=False)[0][0])
+
+
+def weight_dtype(module: nn.Module) -> torch.dtype:
+    """The precision of a network (diffusers' own `dtype` walks the whole tree each time it is asked)."""
+    return next(module.parameters()).dtype
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:
@@ -65,8 +71,8 @@ def to_image(pixels: torch.Tensor) -> Image.Image:
 class LinearPreview:
     """RGB as a linear map of the latent channels, fitted to one VAE."""
 
-    def __init__(self, vae: Any) -> None:
-        self.weights = fit_latents_to_rgb(vae)
+    def __init__(self, vae: Any, device: torch.device) -> None:
+        self.weights = fit_latents_to_rgb(vae, device)
 
     def __call__(self, latents: torch.Tensor) -> Image.Image:
         channels = latents[0].float().flatten(1).T.cpu()
@@ -76,13 +82,13 @@ class LinearPreview:
         return small.resize(size, Image.Resampling.BICUBIC)
 
 
-def fit_latents_to_rgb(vae: Any) -> torch.Tensor:
+def fit_latents_to_rgb(vae: Any, device: torch.device) -> torch.Tensor:
     """Least squares from latents (with a constant) to the mean colour below each: (C + 1) x 3, fp32 on the CPU."""
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(NUM_FITTED_FIELDS, 3, 3, 3, generator=generator) * 2 - 1
     side = FITTED_SIDE_PIXELS
     fields = functional.interpolate(corners, size=(side, side), mode="bilinear", align_corners=True)
-    latents = vae.encode(fields.to(dtype=vae.dtype, device=vae.device)).latent_dist.mode().float().cpu()
+    latents = vae.encode(fields.to(device=device, dtype=weight_dtype(vae))).latent_dist.mode().float().cpu()
     latents = latents * vae.config.scaling_factor
     colours = functional.adaptive_avg_pool2d(fields, latents.shape[-2:])
     samples = latents.transpose(0, 1).flatten(1).T
