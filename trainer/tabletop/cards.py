@@ -42,7 +42,7 @@ pairs, materials, floor and sky a picture shows. Benchmarks ask it; its features
 _DATA = """## Data
 
 {num_scenes:,} rendered scenes of the tabletop world and their mirror images, by seed (`trainer/tabletop/scenes.py`);
-captions made from the scenes. The judge has 3,000 seeds of its own, tests have others. About 5 % of the (shape, colour,
+captions made from the scenes. The judge has 6,000 seeds of its own, tests have others. About 5 % of the (shape, colour,
 material) combinations never occur in training.
 """
 _RECIPE = """## Recipe
