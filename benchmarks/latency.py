@@ -92,7 +92,7 @@ def tabletop_folder(scratch: Path) -> tuple[Path, str]:
 
     torch.manual_seed(SEED)
     tokenizer = models.write_tokenizer(scratch / "tokenizer")
-    text_encoder = models.new_text_encoder(len(tokenizer), tokenizer.eos_token_id)
+    text_encoder = models.new_text_encoder(len(tokenizer), len(tokenizer) - 1)
     encoder = CLIPTextModel(text_encoder.config)
     pipe = assemble(models.new_unet(), models.new_vae(), encoder, tokenizer, models.new_scheduler())
     return save(pipe, scratch / "random-tabletop"), "Tabletop's shape, random weights"
@@ -113,13 +113,12 @@ def sd15_folder(scratch: Path) -> tuple[Path, str]:
         eos_token_id=49407,
         pad_token_id=49407,
     )
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        sample_size=512,
-    )
+    layout: dict[str, Any] = {
+        "block_out_channels": (128, 256, 512, 512),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
+    vae = AutoencoderKL(**layout, layers_per_block=2, sample_size=512)
     tokenizer = models.write_tokenizer(scratch / "tokenizer")
     unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
     pipe = assemble(unet, vae, CLIPTextModel(text), tokenizer, DDIMScheduler(steps_offset=1, clip_sample=False))
