@@ -80,9 +80,7 @@ def test_inpainting(sd15):
     pipe = StableDiffusionInpaintPipeline(**sd15.components, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     mask = Image.new("L", (64, 64), 255)
-    _, seen = draw(
-        pipe, image=PICTURE, mask_image=mask, strength=1.0, height=64, width=64, num_inference_steps=4
-    )
+    _, seen = draw(pipe, image=PICTURE, mask_image=mask, strength=1.0, height=64, width=64, num_inference_steps=4)
     assert seen == [1000, 750, 500, 250]
 
 

@@ -1,7 +1,8 @@
 """`python -m trainer.tabletop STAGE`: trains the built-in models, stage by stage, from nothing but seeds.
 
 Stages, in order: scenes, vae, clip, judge, latents, teacher, perflow, decoder, export. Each says what it costs before
-it starts, goes on where it stopped, and may be repeated with more `--minutes`.
+it starts, goes on where it stopped, and may be repeated with more `--minutes`. On a machine that has none of the work
+yet, `take-up` first turns the shipped weights back into results, so that training goes on from them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from trainer.tabletop.recipe import STAGES, Recipe
 def main() -> None:
     """Parse the command line and run one stage, or `all` of them."""
     parser = argparse.ArgumentParser(prog="python -m trainer.tabletop", description=__doc__)
-    parser.add_argument("stage", choices=[*STAGES, "all"])
+    parser.add_argument("stage", choices=[*STAGES, "take-up", "all"])
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument(
         "--minutes", type=float, default=None, help="training time of this stage; default: the recipe's"

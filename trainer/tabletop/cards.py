@@ -60,7 +60,7 @@ def write_cards(assets: Path, facts: dict[str, dict], num_scenes: int) -> None:
     """A README.md in every folder that exists."""
     for name, (title, about, stages) in _ABOUT.items():
         if (assets / name).is_dir():
-            known = {stage: facts[stage] for stage in stages if stage in facts}
+            known = {stage: facts[stage] for stage in stages if "seed" in facts.get(stage, {})}
             card = _card(title, about, known, num_scenes)
             if name in ("tabletop", "perflow-tabletop") and QUALITY.exists():
                 card += f"\nBy `python -m benchmarks.quality`:\n\n{QUALITY.read_text()}"
@@ -80,7 +80,7 @@ def _card(title: str, about: str, facts: dict[str, dict], num_scenes: int) -> st
 
 
 def _row(stage: str, facts: dict) -> str:
-    command = f"python -m trainer.tabletop {stage} --minutes {facts['minutes']:g}"
-    return (
-        f"| {stage} | `{command}` | {facts['seed']} | {facts['device']} | {facts['minutes']:g} | {facts['steps']:,} |"
-    )
+    """Minutes and steps count what was spent before the work was taken up on another machine, too."""
+    minutes, steps = (facts.get(key, 0) + facts.get(f"{key}_before", 0) for key in ("minutes", "steps"))
+    command = f"python -m trainer.tabletop {stage} --minutes {minutes:g}"
+    return f"| {stage} | `{command}` | {facts['seed']} | {facts['device']} | {minutes:g} | {steps:,} |"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTokenizer
 
+from studio.perflow.delta import weights_sha256
 from studio.perflow.schedule import NoiseSchedule
 from studio.perflow.windows import TimeWindows
 from trainer.loop import Progress, Schedule, train
@@ -29,9 +31,9 @@ from trainer.tabletop.autoencoder import AutoencoderTask, encode_all, psnr, to_p
 from trainer.tabletop.captions import caption
 from trainer.tabletop.clip import ClipPair, ClipTask, hard_choice_accuracy, mirrored, tokenize
 from trainer.tabletop.diffusion import LatentSet, PeRFlowTask, TeacherTask
-from trainer.tabletop.export import export
 from trainer.tabletop.judge import Judge, JudgeTask, accuracies
 from trainer.tabletop.precision import autocast
+from trainer.tabletop.shipping import export, take_up
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +64,14 @@ class Recipe:
         return {
             "scenes": (self._scenes, 0, "renders about 15 scenes a second and core; 50 kB a scene on disk"),
             "vae": (self._vae, 18, "3 M parameters; about 16 pictures a second on two cores"),
-            "clip": (self._clip, 8, "4.5 M parameters; about 100 pictures a second on two cores"),
+            "clip": (self._clip, 8, "4.5 M parameters; about 150 pictures a second on two cores"),
             "judge": (self._judge, 6, "1.2 M parameters; about 100 pictures a second on two cores"),
             "latents": (
                 self._latents,
                 0,
                 "encodes every scene, its mirror image and their captions; 50 kB a scene on disk",
             ),
-            "teacher": (self._teacher, 50, "8.9 M parameters; about 50 samples a second on two cores"),
+            "teacher": (self._teacher, 60, "8.9 M parameters; about 75 samples a second on two cores"),
             "perflow": (
                 self._perflow,
                 30,
@@ -77,6 +79,7 @@ class Recipe:
             ),
             "decoder": (self._decoder, 20, "the VAE's decoder goes on, its encoder frozen; as fast as the vae stage"),
             "export": (self._export, 0, "writes fp16 folders below 10 MB a file"),
+            "take-up": (self._take_up, 0, "reads what ships back, to train on from it on a new machine"),
         }
 
     # --- stages -----------------------------------------------------------------------------------------------------
@@ -135,14 +138,16 @@ class Recipe:
         save_file({name: value.contiguous() for name, value in tensors.items()}, self.result("latents"))
 
     def _teacher(self, minutes: float) -> None:
-        unet = models.new_unet()
+        unet = self._begun("teacher", models.new_unet())
         task = TeacherTask(unet, self.latents(), self.schedule(), self.device)
         self._train(
             "teacher", task, Schedule(minutes=minutes, learning_rate=8e-4, warmup_steps=200, seed=self.seed), unet
         )
 
     def _perflow(self, minutes: float) -> None:
-        teacher, student = self.teacher(), self.teacher().requires_grad_(True)
+        teacher = self.teacher()
+        student = self._begun("perflow", self.teacher()).requires_grad_(True)
+        self._check_same_teacher(weights_sha256(teacher))
         # DDIM with 6 steps: on this teacher within 6 % of the window's ODE everywhere; DPM-Solver++ with 4 is better in
         # the first three windows and twice as bad in the last.
         objective = PeRFlow(
@@ -173,6 +178,9 @@ class Recipe:
     def _export(self, _: float) -> None:
         export(self)
 
+    def _take_up(self, _: float) -> None:
+        take_up(self)
+
     # --- shared -----------------------------------------------------------------------------------------------------
 
     def _ranges(self) -> tuple[tuple[str, int, int], ...]:
@@ -187,6 +195,22 @@ class Recipe:
 
     def test_images(self) -> np.ndarray:
         return data.load_images(self.work, data.TEST_SEEDS, NUM_TEST_SCENES)
+
+    def _begun(self, stage: str, module: nn.Module) -> Any:
+        """The module with what an earlier run or `take-up` left of this stage, if anything, ready to be trained."""
+        if self.result(stage).exists():
+            self.read(stage, module)
+        return module.train().requires_grad_(True)
+
+    def _check_same_teacher(self, sha256: str) -> None:
+        """A student belongs to one teacher: going on under another would pull it away from both."""
+        known = self.facts().get("perflow", {}).get("teacher_sha256", sha256)
+        if known != sha256:
+            places = f"{self.result('perflow')} and {self.work / 'checkpoints' / 'perflow'}"
+            raise SystemExit(
+                f"perflow: the teacher has changed since this student began; delete {places} to begin anew."
+            )
+        self.remember("perflow", teacher_sha256=sha256)
 
     def schedule(self) -> NoiseSchedule:
         """The family's noise schedule."""

@@ -1,4 +1,4 @@
-"""From the recipe's results to the folders that ship: Stable Diffusion's layout, fp16 safetensors, below 10 MB a file.
+"""Between the recipe's results and what ships, both ways: Stable Diffusion's layout, fp16, below 10 MB a file.
 
 assets/tabletop/          a StableDiffusionPipeline folder (text encoder, VAE, UNet, tokenizer, scheduler)
 assets/tabletop-clip/     the image encoder of the same CLIP pair, and the text side's projection
@@ -8,25 +8,30 @@ assets/judge/             the classifier that benchmarks ask
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
-from transformers import CLIPTextModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
 from studio.perflow.delta import DeltaWeights, weights_sha256
+from studio.perflow.merge import KeptBase
 from studio.types import DeltaSpec
 from trainer.tabletop import models
 from trainer.tabletop.cards import LICENCE, write_cards
+from trainer.tabletop.clip import ClipPair
 from trainer.tabletop.judge import Judge
 
 if TYPE_CHECKING:
     from trainer.tabletop.recipe import Recipe
 
 SHARD = "9MB"
+FACTS = "recipe.json"
 
 
 def export(recipe: Recipe) -> None:
@@ -43,7 +48,52 @@ def export(recipe: Recipe) -> None:
             {name: value.half().contiguous() for name, value in judge.state_dict().items()},
             folder / "judge.safetensors",
         )
+    if (recipe.assets / "tabletop").is_dir():
+        (recipe.assets / "tabletop" / FACTS).write_text(json.dumps(recipe.facts(), indent=1, sort_keys=True))
     write_cards(recipe.assets, recipe.facts(), recipe.num_scenes)
+
+
+def take_up(recipe: Recipe) -> None:
+    """The inverse of `export`: what ships becomes results again (rounded to fp16), for training to go on from.
+
+    Results that exist already are left alone. Raises SystemExit when nothing ships.
+    """
+    folder = recipe.assets / "tabletop"
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is not there: nothing ships yet, start with the stage `scenes`.")
+    shipped = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    _write_if_new(recipe, "vae", shipped.vae)
+    _write_if_new(recipe, "clip", _clip_pair(recipe, shipped))
+    _write_if_new(recipe, "teacher", shipped.unet)
+    if (recipe.assets / "perflow-tabletop").is_dir():
+        delta = DeltaWeights.read(recipe.assets / "perflow-tabletop")
+        KeptBase(shipped.unet).apply(delta, 1.0)
+        _write_if_new(recipe, "perflow", shipped.unet)
+    if (recipe.assets / "judge").is_dir():
+        judge = Judge()
+        judge.load_state_dict(load_file(recipe.assets / "judge" / "judge.safetensors"))
+        _write_if_new(recipe, "judge", judge)
+    for stage, known in json.loads((folder / FACTS).read_text()).items():
+        spent = {f"{key}_before": known.pop(key, 0) + known.pop(f"{key}_before", 0) for key in ("minutes", "steps")}
+        recipe.remember(stage, **known, **spent)
+
+
+def _write_if_new(recipe: Recipe, name: str, module: nn.Module) -> None:
+    if not recipe.result(name).exists():
+        recipe.write(name, module)
+
+
+def _clip_pair(recipe: Recipe, shipped: StableDiffusionPipeline) -> ClipPair:
+    """The pair of encoders from the pipeline's text encoder and the folder beside it."""
+    pair, folder = recipe.new_clip(), recipe.assets / "tabletop-clip"
+    text = {name.removeprefix("text_model."): value for name, value in shipped.text_encoder.state_dict().items()}
+    wanted = pair.text.state_dict()
+    given = {name: text[name.removeprefix("text_model.")] for name in wanted if name != "text_projection.weight"}
+    beside = load_file(folder / "text_projection.safetensors")
+    pair.text.load_state_dict({**given, "text_projection.weight": beside["text_projection.weight"]})
+    pair.image = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder", dtype=torch.float32)
+    pair.logit_scale.data.copy_(beside["logit_scale"])
+    return pair
 
 
 def _emptied(folder: Path) -> Path:

@@ -1,0 +1,47 @@
+"""The whole recipe, in miniature: from seeds to folders that the studio loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from studio.perflow import DeltaWeights, weights_sha256
+from trainer.tabletop import data, recipe
+from trainer.tabletop.recipe import STAGES, Recipe
+
+SECONDS = 0.5
+
+
+@pytest.mark.slow
+def test_every_stage_runs_and_the_result_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "CHUNK", 4)
+    monkeypatch.setattr(recipe, "NUM_JUDGE_SCENES", 4)
+    monkeypatch.setattr(recipe, "NUM_TEST_SCENES", 4)
+    made = Recipe(device="cpu", work=tmp_path / "work", assets=tmp_path / "assets", num_scenes=8, workers=1)
+    monkeypatch.setattr(data, "render_chunks", _render_here)
+    for stage in STAGES:
+        made.run(stage, SECONDS / 60)
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "assets" / "tabletop", dtype=torch.float32)
+    delta = DeltaWeights.read(tmp_path / "assets" / "perflow-tabletop")
+    assert delta.spec.base_sha256 == weights_sha256(pipe.unet)
+    assert max(float(value.abs().max()) for value in delta.tensors.values()) > 0
+    picture = pipe("a red cube", num_inference_steps=1, output_type="np").images[0]
+    assert picture.shape == (128, 128, 3)
+    card = (tmp_path / "assets" / "perflow-tabletop" / "README.md").read_text()
+    assert "endpoint_errors" in card
+
+
+def _render_here(cache: Path, first_seed: int, count: int, workers: int):
+    """Chunks in this process, where the smaller CHUNK is known."""
+    for start in range(first_seed, first_seed + count, data.CHUNK):
+        data._render_chunk(cache, start)
+        yield start - first_seed + data.CHUNK
+
+
+def test_a_stage_says_which_one_must_come_first(tmp_path: Path) -> None:
+    made = Recipe(device="cpu", work=tmp_path, assets=tmp_path / "assets")
+    with pytest.raises(SystemExit, match="trainer.tabletop latents"):
+        made.run("teacher")
