@@ -188,7 +188,7 @@ def drawing_rows(folder: Path, delta: Path, args: argparse.Namespace) -> list[st
     print(
         f"Precision: stock {str(stock_dtype).removeprefix('torch.')}, studio {draw(engine, request).receipt.dtype}.\n"
     )
-    return rows
+    return [HEADER, *rows]
 
 
 def stock_image(pipe: Any, request: GenerationRequest) -> Any:

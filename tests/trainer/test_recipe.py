@@ -32,6 +32,11 @@ def test_every_stage_runs_and_the_result_draws(tmp_path: Path, monkeypatch: pyte
     assert picture.shape == (128, 128, 3)
     card = (tmp_path / "assets" / "perflow-tabletop" / "README.md").read_text()
     assert "endpoint_errors" in card
+    again = Recipe(device="cpu", work=tmp_path / "elsewhere", assets=tmp_path / "assets", num_scenes=8, workers=1)
+    again.run("take-up")
+    assert weights_sha256(again.teacher()) == weights_sha256(pipe.unet)
+    assert again.facts()["teacher"]["steps_before"] == made.facts()["teacher"]["steps"]
+    assert torch.allclose(again.embed(["a red cube"]), made.embed(["a red cube"]), atol=0.05)
 
 
 def _render_here(cache: Path, first_seed: int, count: int, workers: int):
@@ -43,5 +48,5 @@ def _render_here(cache: Path, first_seed: int, count: int, workers: int):
 
 def test_a_stage_says_which_one_must_come_first(tmp_path: Path) -> None:
     made = Recipe(device="cpu", work=tmp_path, assets=tmp_path / "assets")
-    with pytest.raises(SystemExit, match="trainer.tabletop latents"):
+    with pytest.raises(SystemExit, match=r"trainer\.tabletop latents"):
         made.run("teacher")

@@ -112,7 +112,7 @@ class Recipe:
         self.remember("clip", test_hard_choice_accuracy=accuracy)
 
     def _judge(self, minutes: float) -> None:
-        judge = Judge()
+        judge = self._begun("judge", Judge())
         images = data.load_images(self.work, data.JUDGE_SEEDS, NUM_JUDGE_SCENES)
         task = JudgeTask(judge, images, data.scenes(data.JUDGE_SEEDS, NUM_JUDGE_SCENES), self.device)
         self._train(
