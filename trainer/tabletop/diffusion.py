@@ -110,13 +110,14 @@ class PeRFlowTask:
     def loss(self, step: int, generator: torch.Generator) -> torch.Tensor:
         """The PeRFlow loss on this step's windows, solving new ones every `reuse` steps."""
         if self._pool is None or step // self.reuse != self._solved_at:
-            self._pool = self.solved(self.batch, torch.Generator().manual_seed(step // self.reuse), self.dropout)
+            fresh = torch.Generator().manual_seed(step // self.reuse)
+            self._pool = self.solved(self.data, self.batch, fresh, self.dropout)
             self._solved_at = step // self.reuse
         return self.objective.loss(self._student, self._pool, generator)
 
-    def solved(self, count: int, generator: torch.Generator, dropout: float) -> Solved:
-        """Fresh windows with the teacher's ends; `count` a multiple of K."""
-        latents, prompts = self.data.draw(count, dropout, generator, self.device)
+    def solved(self, data: LatentSet, count: int, generator: torch.Generator, dropout: float) -> Solved:
+        """Fresh windows of `data` with the teacher's ends; `count` a multiple of K."""
+        latents, prompts = data.draw(count, dropout, generator, self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         window = torch.arange(count) % self.objective.windows.num_time_windows
         return self.objective.solve(self._teacher, latents, noise, window, prompts)

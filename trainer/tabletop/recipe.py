@@ -30,7 +30,7 @@ from trainer.tabletop import data, models
 from trainer.tabletop.autoencoder import AutoencoderTask, encode_all, psnr, to_pixels
 from trainer.tabletop.captions import caption
 from trainer.tabletop.clip import ClipPair, ClipTask, hard_choice_accuracy, mirrored, tokenize
-from trainer.tabletop.diffusion import LatentSet, PeRFlowTask, TeacherTask
+from trainer.tabletop.diffusion import LatentSet, PeRFlowTask, TeacherTask, network_of
 from trainer.tabletop.judge import Judge, JudgeTask, accuracies
 from trainer.tabletop.precision import autocast
 from trainer.tabletop.shipping import export, take_up
@@ -159,12 +159,12 @@ class Recipe:
         task = PeRFlowTask(
             student=student, teacher=teacher, data=self.latents(), objective=objective, device=self.device
         )
-        held_out = task.solved(256, torch.Generator().manual_seed(1 << 40), dropout=0.25)
-        before = task.endpoint_errors(held_out)
+        held_out = task.solved(self.held_out_latents(), 256, torch.Generator().manual_seed(1 << 40), dropout=0.25)
+        untrained = objective.endpoint_errors(network_of(teacher, self.device), held_out).tolist()
         self._train(
             "perflow", task, Schedule(minutes=minutes, learning_rate=5e-5, weight_decay=0.0, seed=self.seed), student
         )
-        self.remember("perflow", untrained_endpoint_errors=before, endpoint_errors=task.endpoint_errors(held_out))
+        self.remember("perflow", untrained_endpoint_errors=untrained, endpoint_errors=task.endpoint_errors(held_out))
 
     def _decoder(self, minutes: float) -> None:
         vae = models.new_vae()
@@ -227,6 +227,18 @@ class Recipe:
             raise SystemExit("latents is not there yet: run `python -m trainer.tabletop latents` first.")
         scale = self.facts()["vae"]["scaling_factor"]
         return LatentSet(**load_file(self.result("latents")), scaling_factor=scale)
+
+    def held_out_latents(self) -> LatentSet:
+        """The test scenes, with one wording each."""
+        vae = self.read("vae", models.new_vae()).to(memory_format=torch.channels_last)
+        scenes = data.scenes(data.TEST_SEEDS, NUM_TEST_SCENES)
+        prompts = self.embed(["", *(caption(scene, row) for row, scene in enumerate(scenes))])
+        return LatentSet(
+            posteriors=encode_all(vae, self.test_images(), self.device),
+            prompts=prompts[1:, None],
+            empty=prompts[0],
+            scaling_factor=self.facts()["vae"]["scaling_factor"],
+        )
 
     def tokenizer(self) -> CLIPTokenizer:
         return models.write_tokenizer(self.work / "results" / "tokenizer")
