@@ -6,13 +6,15 @@
 The peer is `StableDiffusionPipeline.from_pretrained(folder)` as its documentation has it (fp32 on a processor, fp16 on
 CUDA), without the safety checker, with the same scheduler class, steps, size, guidance and seed. Pairs are interleaved,
 so that whatever else the machine does falls on both; medians, and the median of the pairs' ratios, are printed. CPU
-seconds (of all threads) are printed too: on a shared machine they are the steadier figure.
+seconds (of all threads) are printed too: on a shared machine they are the steadier figure. The API draws without
+previews, as the stock pipeline does; the page draws with one at every step.
 The delta table compares writing base + ΔW in place, and restoring, with a plain loop over state dicts.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import statistics
@@ -171,7 +173,7 @@ def drawing_rows(folder: Path, delta: Path, args: argparse.Namespace) -> list[st
     KeptBase(stock.unet).apply(DeltaWeights.read(delta))
     stock.scheduler = PeRFlowScheduler.from_config(stock.scheduler.config, prediction_type="ddim_eps")
     rows = []
-    for guidance in (1.0, 3.0):
+    for guidance, previews in itertools.product((1.0, 3.0), (False, True)):
         request = GenerationRequest(
             prompt=PROMPT,
             model="model",
@@ -182,8 +184,10 @@ def drawing_rows(folder: Path, delta: Path, args: argparse.Namespace) -> list[st
             height=args.size,
             seed=SEED,
         )
-        peer, ours = interleaved(lambda r=request: stock_image(stock, r), lambda r=request: draw(engine, r), args.pairs)
-        label = "no CFG" if guidance == 1 else f"CFG {guidance:g}"
+        peer, ours = interleaved(
+            lambda r=request: stock_image(stock, r), lambda r=request, p=previews: draw(engine, r, p), args.pairs
+        )
+        label = ("no CFG" if guidance == 1 else f"CFG {guidance:g}") + (", with previews" if previews else "")
         rows.append(row(f"{args.size}x{args.size}, {args.steps} steps, {label}", peer, ours))
     print(
         f"Precision: stock {str(stock_dtype).removeprefix('torch.')}, studio {draw(engine, request).receipt.dtype}.\n"
@@ -202,8 +206,8 @@ def stock_image(pipe: Any, request: GenerationRequest) -> Any:
     ).images[0]
 
 
-def draw(engine: DiffusionEngine, request: GenerationRequest) -> GenerationResult:
-    last = list(engine.generate(request))[-1]
+def draw(engine: DiffusionEngine, request: GenerationRequest, previews: bool = False) -> GenerationResult:
+    last = list(engine.generate(request, previews=previews))[-1]
     assert isinstance(last, GenerationResult)
     return last
 

@@ -114,9 +114,12 @@ class Services:
         """The effective grid, without running anything."""
         return self._engine.plan(request)
 
-    def generate(self, request: GenerationRequest, *, tab: str = "text-to-image") -> Iterator[GenerationEvent]:
+    def generate(
+        self, request: GenerationRequest, *, tab: str = "text-to-image", previews: bool = True
+    ) -> Iterator[GenerationEvent]:
         """`Waiting` while the device is busy, then the engine's events; the result's pictures are in the history.
 
+        Without `previews` steps are told but not decoded, which saves a good part of a small model's time.
         Closing the iterator leaves the line or stops the engine within a step. Raises `QueueFull`, `InvalidRequest`,
         and what the engine raises. A picture the disk refuses stays in the result, without `history_id` and `path`,
         and a warning of the receipt says why.
@@ -131,7 +134,7 @@ class Services:
                 self._go_on()
                 yield waiting
             self._go_on()
-            with closing(self._draw(request)) as events:  # pyright: ignore[reportArgumentType]
+            with closing(self._draw(request, previews=previews)) as events:  # pyright: ignore[reportArgumentType]
                 for event in events:
                     self._go_on()
                     if isinstance(event, GenerationResult):

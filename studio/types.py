@@ -250,8 +250,8 @@ class Loading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepPreview:
-    """The prediction of the final image after a step (1-based `step`), for image `image_index` of the request."""
+class StepDone:
+    """A step (1-based `step`) of image `image_index` of the request is done."""
 
     image_index: int
     num_images: int
@@ -262,6 +262,12 @@ class StepPreview:
     num_time_windows: int
     guidance: float
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPreview(StepDone):
+    """A step with what it makes of the picture: the prediction of the final image."""
+
     image: Image.Image
 
 
@@ -305,14 +311,17 @@ class GenerationResult:
     receipt: Receipt
 
 
-GenerationEvent = Waiting | Loading | StepPreview | GenerationResult
+GenerationEvent = Waiting | Loading | StepDone | GenerationResult
 
 
 class Engine(Protocol):
     """Runs models. Closing the iterator stops the work within one step and leaves the engine usable."""
 
-    def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
-        """Yield `Loading`, then a `StepPreview` per step and image, and last a `GenerationResult`."""
+    def generate(self, request: GenerationRequest, *, previews: bool = True) -> Iterator[GenerationEvent]:
+        """Yield `Loading`, then a `StepPreview` per step and image, and last a `GenerationResult`.
+
+        Without `previews` a step is told by a plain `StepDone` and nothing is decoded but the result.
+        """
         ...
 
     def plan(self, request: GenerationRequest) -> StepPlan:

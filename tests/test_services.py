@@ -30,10 +30,10 @@ class WatchedEngine(FakeEngine):
         super().__init__(CATALOG, **{"step_seconds": 0.0, **options})
         self.num_started = self.num_ended = self.num_steps = 0
 
-    def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
+    def generate(self, request: GenerationRequest, *, previews: bool = True) -> Iterator[GenerationEvent]:
         self.num_started += 1
         try:
-            for event in super().generate(request):
+            for event in super().generate(request, previews=previews):
                 self.num_steps += isinstance(event, StepPreview)
                 yield event
         finally:

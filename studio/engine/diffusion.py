@@ -43,6 +43,7 @@ from studio.types import (
     Loading,
     ModelSpec,
     Receipt,
+    StepDone,
     StepPlan,
     StepPreview,
 )
@@ -92,15 +93,19 @@ class DiffusionEngine:
         """Whether a model's or accelerator's weights can be used without a download."""
         return self._weights.is_on_disk(id)
 
-    def generate(self, request: GenerationRequest, *, condition: Condition | None = None) -> Iterator[GenerationEvent]:
+    def generate(
+        self, request: GenerationRequest, *, previews: bool = True, condition: Condition | None = None
+    ) -> Iterator[GenerationEvent]:
         """Yield `Loading`, a `StepPreview` per step and image, and last the `GenerationResult`.
+
+        Without `previews` a `StepDone` stands for each preview, and only finished pictures are decoded.
 
         Raises `InvalidRequest`, `IncompatibleWeights`, `ModelUnavailable`, `UnsafeFile` or `OutOfMemory`.
         """
         job = self._job(request, condition or TextToImage())
 
         def run(emit: Emit[GenerationEvent]) -> None:
-            self._run(job, emit)
+            self._run(job, previews, emit)
 
         yield from stream(run)
 
@@ -118,7 +123,7 @@ class DiffusionEngine:
             request=request, model=model, accelerator=accelerator, plan=plan, condition=condition or TextToImage()
         )
 
-    def _run(self, job: _Job, emit: Emit[GenerationEvent]) -> None:
+    def _run(self, job: _Job, previews: bool, emit: Emit[GenerationEvent]) -> None:
         def say(message: str, fraction: float | None) -> None:
             emit(Loading(message=message, fraction=fraction))
 
@@ -128,7 +133,7 @@ class DiffusionEngine:
             worn = self._wear(resident, job, say)
             seconds_load = time.perf_counter() - started
             with torch.inference_mode():
-                images, all_drawn, warnings = self._draw_all(resident, job, worn, emit)
+                images, all_drawn, warnings = self._draw_all(resident, job, worn, previews, emit)
             emit(
                 GenerationResult(
                     request=job.request,
@@ -149,7 +154,7 @@ class DiffusionEngine:
         )
 
     def _draw_all(
-        self, resident: Resident, job: _Job, worn: Worn, emit: Emit[GenerationEvent]
+        self, resident: Resident, job: _Job, worn: Worn, previews: bool, emit: Emit[GenerationEvent]
     ) -> tuple[tuple[GeneratedImage, ...], list[Drawn], list[str]]:
         request = job.request
         prompt, negative = self._encode(resident, request)
@@ -168,7 +173,7 @@ class DiffusionEngine:
             )
             lens = _Lens(job, index, emit)
             sampler = make_sampler(resident.noise_schedule, job.model, job.accelerator, worn.facts)
-            drawn = draw(resident.pipe, sampler, order, resident.preview, lens.show)
+            drawn = draw(resident.pipe, sampler, order, resident.preview if previews else None, lens.show)
             images.append(GeneratedImage(image=drawn.image, seed=order.seed, lens=tuple(lens.previews)))
             all_drawn.append(drawn)
             warnings += drawn.warnings
@@ -214,9 +219,9 @@ class _Lens:
         self._job, self._index, self._emit = job, image_index, emit
         self.previews: list[StepPreview] = []
 
-    def show(self, step: int, seconds: float, image: Image.Image) -> None:
+    def show(self, step: int, seconds: float, image: Image.Image | None) -> None:
         plan = self._job.plan
-        preview = StepPreview(
+        done = StepDone(
             image_index=self._index,
             num_images=self._job.request.num_images,
             step=step,
@@ -226,8 +231,11 @@ class _Lens:
             num_time_windows=plan.num_time_windows,
             guidance=plan.guidance[step - 1],
             seconds=seconds,
-            image=image,
         )
+        if image is None:
+            self._emit(done)
+            return
+        preview = StepPreview(**vars(done), image=image)
         self.previews.append(preview)
         self._emit(preview)
 

@@ -24,7 +24,7 @@ from studio.engine.prompts import EncodedPrompt
 from studio.errors import OutOfMemory
 from studio.types import StepPlan
 
-Show = Callable[[int, float, Image.Image], None]
+Show = Callable[[int, float, Image.Image | None], None]
 SMALLER = "Try a smaller size, or fewer things at once on this device."
 
 
@@ -52,10 +52,11 @@ class Drawn:
     warnings: list[str] = field(default_factory=list)
 
 
-def draw(resident_pipe: Any, sampler: Any, order: Order, preview: Preview, show: Show) -> Drawn:
+def draw(resident_pipe: Any, sampler: Any, order: Order, preview: Preview | None, show: Show) -> Drawn:
     """Draw one image; `show(step, seconds, image)` is called after each step and may raise to stop there.
 
-    What `show` gets after the last step is the finished picture. Raises `OutOfMemory`.
+    What `show` gets after the last step is the finished picture; without a `preview` it gets `None` before that.
+    Raises `OutOfMemory`.
     """
     pipe = order.condition.pipeline(resident_pipe)
     pipe.scheduler = sampler
@@ -68,8 +69,10 @@ def draw(resident_pipe: Any, sampler: Any, order: Order, preview: Preview, show:
     def on_step_end(_pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         drawn.seconds_steps.append(clock.lap())
         guidance.advance()
-        if step + 1 < num_steps and predicted.latents is not None:
-            image = preview(predicted.latents)
+        image = None
+        if step + 1 < num_steps:
+            if preview is not None and predicted.latents is not None:
+                image = preview(predicted.latents)
         else:
             image, note = decode_or_tile(pipe.vae, tensors["latents"])
             drawn.image, drawn.seconds_decode = image, clock.lap()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 
 import numpy as np
 from PIL import Image
@@ -26,6 +27,7 @@ from studio.types import (
     GenerationResult,
     Loading,
     Receipt,
+    StepDone,
     StepPlan,
     StepPreview,
 )
@@ -54,8 +56,8 @@ class FakeEngine:
         windows = TimeWindows(num_time_windows=delta.num_time_windows if delta else 1)
         return make_plan(windows, request.steps, request.guidance)
 
-    def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
-        """`Loading`, a `StepPreview` per step and image, and a `GenerationResult`."""
+    def generate(self, request: GenerationRequest, *, previews: bool = True) -> Iterator[GenerationEvent]:
+        """`Loading`, a `StepPreview` (or `StepDone`) per step and image, and a `GenerationResult`."""
         plan = self.plan(request)
         started = time.perf_counter()
         yield Loading(message="Preparing the fake engine", fraction=1.0)
@@ -64,7 +66,7 @@ class FakeEngine:
             lens: list[StepPreview] = []
             for preview in self._steps(request, plan, index):
                 lens.append(preview)
-                yield preview
+                yield preview if previews else without_image(preview)
             seed = (request.seed + index) % (MAX_SEED + 1)
             images.append(GeneratedImage(image=_picture(request, seed, noise=0.0), seed=seed, lens=tuple(lens)))
         yield GenerationResult(
@@ -92,6 +94,11 @@ class FakeEngine:
                 seconds=time.perf_counter() - began,
                 image=_picture(request, seed, noise=end / NUM_TRAIN_TIMESTEPS),
             )
+
+
+def without_image(preview: StepPreview) -> StepDone:
+    """The same step, told only."""
+    return StepDone(**{field.name: getattr(preview, field.name) for field in fields(StepDone)})
 
 
 def _picture(request: GenerationRequest, seed: int, *, noise: float) -> Image.Image:

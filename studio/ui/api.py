@@ -21,7 +21,7 @@ from gradio.data_classes import FileData
 from studio.errors import StorageError, StudioError
 from studio.history import HistoryEntry
 from studio.services import RANDOM_SEED, Services
-from studio.types import GenerationEvent, GenerationResult, Loading, StepPreview, Waiting
+from studio.types import GenerationEvent, GenerationResult, Loading, StepDone, Waiting
 
 LOG = logging.getLogger(__name__)
 BROKEN = "Something broke on our side. It has been logged; please try again."
@@ -66,7 +66,7 @@ def register(services: Services) -> None:
             seed=seed,
             num_images=num_images,
         )
-        for event in services.generate(request, tab="text-to-image"):
+        for event in services.generate(request, tab="text-to-image", previews=False):
             if isinstance(event, GenerationResult):
                 yield _files(services, event), _report(event)
             else:
@@ -167,7 +167,7 @@ def _state(event: GenerationEvent) -> Json:
         return {"state": "waiting", "num_ahead": event.num_ahead, "seconds": event.seconds}
     if isinstance(event, Loading):
         return {"state": "loading", "message": event.message, "fraction": event.fraction}
-    assert isinstance(event, StepPreview)
+    assert isinstance(event, StepDone)
     place = ("image_index", "num_images", "step", "num_steps", "timestep", "window", "num_time_windows")
     return {"state": "drawing", **{name: getattr(event, name) for name in place}}
 

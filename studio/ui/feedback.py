@@ -10,7 +10,7 @@ import logging
 from html import escape
 
 from studio.errors import InvalidRequest, StudioError
-from studio.types import GenerationRequest, GenerationResult, Loading, ModelSpec, StepPreview, Waiting
+from studio.types import GenerationRequest, GenerationResult, Loading, ModelSpec, StepDone, Waiting
 from studio.ui.windows_view import plural, where_in_words
 
 LOG = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ BROKE = "Something broke on our side. It is written in the log; your settings ar
 FIELD_NAMES = {"accelerator_strength": "Strength", "guidance": "CFG", "num_images": "Batch count"}
 
 
-def event_in_words(event: Waiting | Loading | StepPreview) -> str:
+def event_in_words(event: Waiting | Loading | StepDone) -> str:
     """What is going on right now, for the line under the picture."""
     if isinstance(event, Waiting):
         about = "" if event.seconds is None else f", about {seconds_in_words(event.seconds)}"

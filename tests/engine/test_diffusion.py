@@ -17,7 +17,7 @@ from studio.engine import drawing
 from studio.engine.diffusion import DiffusionEngine
 from studio.errors import IncompatibleWeights, InvalidRequest, ModelUnavailable, OutOfMemory
 from studio.perflow import weights_sha256
-from studio.types import GenerationRequest, Loading, StepPreview
+from studio.types import GenerationRequest, Loading, StepDone, StepPreview
 from tests.engine.conftest import FAMILIES, result_of
 
 Ask = Callable[..., GenerationRequest]
@@ -44,6 +44,14 @@ def test_every_family_draws_with_every_accelerator(engine: DiffusionEngine, ask:
         pictures.append(result.images[0].image)
     assert all(picture.size == (64, 64) for picture in pictures)
     assert all(differ(pictures[0], other) for other in pictures[1:])
+
+
+def test_without_previews_the_steps_are_told_and_the_picture_is_the_same(engine: DiffusionEngine, ask: Ask):
+    request = ask("tabletop")
+    events = list(engine.generate(request, previews=False))
+    assert [event.step for event in events if isinstance(event, StepDone)] == [1, 2, 3, 4]
+    assert sum(isinstance(event, StepPreview) for event in events) == 1  # the finished picture
+    assert not differ(result_of(events).images[0].image, result_of(engine.generate(request)).images[0].image)
 
 
 def test_previews_name_their_window_and_the_last_one_is_the_picture(engine: DiffusionEngine, ask: Ask):
