@@ -34,6 +34,7 @@ from trainer.tabletop.scenes import Scene, random_scene
 REFERENCE_STEPS = 200
 TEACHER_STEPS = 25
 RESULTS = Path(__file__).parent / "results"
+SHARES = ("single", "double", "material", "floor", "sky")
 
 
 class Bench:
@@ -153,18 +154,17 @@ def measure(bench: Bench, guidance: float, steps: tuple[int, ...], num_paired: i
     return rows
 
 
-COLUMNS = (
-    "| method | steps | CFG | paired error | PSNR dB | FD | KID x 1000 | single | double | material | floor | sky |"
-)
+COLUMNS = ("method", "steps", "CFG", "paired error", "PSNR dB", "FD", "KID x 1000", *SHARES)
 
 
 def table(rows: list[dict]) -> str:
     """Markdown."""
-    return "\n".join([COLUMNS, "|---" * 12 + "|", *map(_line, rows)])
+    head = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    return "\n".join([*head, *map(_line, rows)])
 
 
 def _line(row: dict) -> str:
-    shares = " | ".join(f"{row[name]:.1%}" for name in ("single", "double", "material", "floor", "sky"))
+    shares = " | ".join(f"{row[name]:.1%}" for name in SHARES)
     return (
         f"| {row['method']} | {row['steps']} | {row['guidance']:g} | {row['paired_error']:.3f} | {row['psnr_db']:.1f} "
         f"| {row['fd']:.2f} | {1000 * row['kid']:.1f} | {shares} |"
@@ -174,8 +174,8 @@ def _line(row: dict) -> str:
 def setting(arguments: argparse.Namespace, minutes: float) -> str:
     """What the table's figures were measured on and with, in a sentence or two."""
     return (
-        f"{arguments.prompts} prompts of unseen scenes (half with one thing, half with two), {arguments.paired} of them "
-        f"paired with the teacher's {REFERENCE_STEPS}-step ODE. FD and KID against {TEACHER_STEPS}-step DPM-Solver++ "
+        f"{arguments.prompts} prompts of unseen scenes (half with one thing, half with two); {arguments.paired} "
+        f"are paired with the teacher's {REFERENCE_STEPS}-step ODE. FD and KID against {TEACHER_STEPS}-step DPM-Solver++ "
         f"samples of the teacher from other noise, so the DPM-Solver++ {TEACHER_STEPS} rows are the floor. "
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {minutes:.0f} minutes."
     )

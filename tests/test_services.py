@@ -195,7 +195,7 @@ def test_the_second_waits_and_may_leave_and_the_fourth_is_sent_away(services: Se
 
 
 def test_a_failing_engine_frees_the_device(services: Services, engine: WatchedEngine) -> None:
-    def failing(_: GenerationRequest) -> Iterator[GenerationEvent]:
+    def failing(_: GenerationRequest, *, previews: bool) -> Iterator[GenerationEvent]:
         raise OutOfMemory("No memory left: fewer pixels may help.")
         yield
 
