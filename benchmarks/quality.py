@@ -174,8 +174,8 @@ def _line(row: dict) -> str:
 def setting(arguments: argparse.Namespace, minutes: float) -> str:
     """What the table's figures were measured on and with, in a sentence or two."""
     return (
-        f"{arguments.prompts} prompts of unseen scenes (half with one thing, half with two); {arguments.paired} "
-        f"are paired with the teacher's {REFERENCE_STEPS}-step ODE. FD and KID against {TEACHER_STEPS}-step DPM-Solver++ "
+        f"{arguments.prompts} prompts of unseen scenes, half with one thing, half with two; {arguments.paired} of them "
+        f"paired with the teacher's {REFERENCE_STEPS}-step ODE. FD and KID against {TEACHER_STEPS}-step DPM-Solver++ "
         f"samples of the teacher from other noise, so the DPM-Solver++ {TEACHER_STEPS} rows are the floor. "
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {minutes:.0f} minutes."
     )
