@@ -244,7 +244,9 @@ def device_in_words(device: torch.device) -> str:
     """The device as a person would name it."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+    count = torch.get_num_threads()
+    threads = f"{count} {'thread' if count == 1 else 'threads'}"
+    return f"cpu ({threads})" if device.type == "cpu" else device.type
 
 
 def versions() -> dict[str, str]:
