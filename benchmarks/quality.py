@@ -19,13 +19,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from studio.perflow import DeltaWeights, KeptBase, PeRFlowScheduler
-from trainer.tabletop.captions import caption
-from trainer.tabletop.data import TEST_SEEDS
+from trainer.tabletop.autoencoder import to_pixels
+from trainer.tabletop.captions import full_caption
+from trainer.tabletop.data import TEST_SEEDS, image_of
 from trainer.tabletop.judge import Judge, accuracies
 from trainer.tabletop.measures import frechet_distance, kernel_distance
 from trainer.tabletop.precision import autocast
@@ -51,7 +53,7 @@ class Bench:
         self.judge.to(device).eval()
         half = num_prompts // 2
         self.scenes = [scene for pair in zip(*(_scenes_with(n, half) for n in (1, 2)), strict=True) for scene in pair]
-        texts = [caption(scene, seed) for seed, scene in enumerate(self.scenes)]
+        texts = [full_caption(scene) for scene in self.scenes]
         self.prompts, self.empty = self._embed(texts), self._embed([""])
         generator = torch.Generator().manual_seed(20240507)
         self.noise_a, self.noise_b = (torch.randn(len(texts), 4, 16, 16, generator=generator) for _ in range(2))
@@ -94,6 +96,11 @@ class Bench:
         return torch.cat(
             [self.pipe.vae.decode(part / scale, return_dict=False)[0].clamp(-1, 1) for part in latents.split(32)]
         )
+
+    def true_accuracies(self) -> dict[str, float]:
+        """What the judge makes of the scenes themselves: the most that any generator can reach."""
+        pictures = to_pixels(np.stack([image_of(scene) for scene in self.scenes]))
+        return accuracies(self.judge, pictures.to(self.device), self.scenes)
 
     @torch.inference_mode()
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -165,6 +172,8 @@ def table(rows: list[dict]) -> str:
 
 def _line(row: dict) -> str:
     shares = " | ".join(f"{row[name]:.1%}" for name in SHARES)
+    if "steps" not in row:
+        return f"| {row['method']} |" + " |" * (len(COLUMNS) - len(SHARES) - 1) + f" {shares} |"
     return (
         f"| {row['method']} | {row['steps']} | {row['guidance']:g} | {row['paired_error']:.3f} | {row['psnr_db']:.1f} "
         f"| {row['fd']:.2f} | {1000 * row['kid']:.1f} | {shares} |"
@@ -195,6 +204,7 @@ def main() -> None:
     bench = Bench(arguments.assets, arguments.prompts, arguments.device)
     start = time.perf_counter()
     rows = [row for w in arguments.guidance for row in measure(bench, w, tuple(arguments.steps), arguments.paired)]
+    rows.append({"method": "the scenes themselves", **bench.true_accuracies()})
     head = setting(arguments, (time.perf_counter() - start) / 60)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "quality.json").write_text(json.dumps(rows, indent=1))

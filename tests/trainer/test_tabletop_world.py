@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.tabletop.captions import caption, vocabulary, wrong_caption
+from trainer.tabletop.captions import (
+    FLOOR_WORDS,
+    MATERIAL_WORDS,
+    SKY_WORDS,
+    caption,
+    full_caption,
+    vocabulary,
+    wrong_caption,
+)
 from trainer.tabletop.clip import mirrored
 from trainer.tabletop.geometry import JOINTS, parts_of
 from trainer.tabletop.renderer import Camera, intersect, orthographic_views, render
@@ -44,6 +52,16 @@ def test_captions_say_every_colour_and_shape_and_vary() -> None:
         assert text == caption(scene, seed)
         assert text.replace(",", "").split() == [word for word in text.split() if word in vocabulary()]
     assert len({caption(random_scene(3), wording) for wording in range(20)}) > 8
+
+
+def test_a_full_caption_leaves_nothing_unsaid() -> None:
+    for seed in range(40):
+        scene = random_scene(seed, num_things=1 + seed % 2)
+        text = full_caption(scene)
+        assert FLOOR_WORDS[scene.floor][0] in text
+        assert SKY_WORDS[scene.sky][0] in text
+        assert all(MATERIAL_WORDS[thing.material][0] in text and thing.colour in text for thing in scene.things)
+        assert set(text.split()) <= set(vocabulary())
 
 
 def test_a_wrong_caption_differs_from_the_right_one() -> None:

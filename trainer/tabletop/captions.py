@@ -48,6 +48,21 @@ RELATION_WORDS = {
 OPENINGS = ("", "", "", "a picture of ", "a render of ", "a photo of ")
 
 
+def full_caption(scene: Scene) -> str:
+    """The caption that leaves nothing unsaid, for measuring: sizes, materials, floor and sky of every scene."""
+    names = [" ".join(filter(None, _all_words(thing))) for thing in scene.things]
+    text = names[0]
+    if scene.relations:
+        text = f"{names[1]} {RELATION_WORDS[scene.relations[0]][0]} {names[0]}"
+    return f"{text} {FLOOR_WORDS[scene.floor][0]} {SKY_WORDS[scene.sky][0]}"
+
+
+def _all_words(thing: Thing) -> tuple[str, ...]:
+    size, material = SIZE_WORDS[thing.size][0], MATERIAL_WORDS[thing.material][0]
+    pattern = "" if thing.pattern == "plain" else thing.pattern
+    return ("a", size, material, pattern, thing.colour, SHAPE_WORDS[thing.shape][0])
+
+
 def caption(scene: Scene, seed: int) -> str:
     """One of many captions of a scene; the same for the same seed."""
     rng = np.random.default_rng([seed, 77])
