@@ -54,7 +54,8 @@ def build_form(services: Services, tab_id: str) -> Form:
     _build_model(parts, name, services, start)
     _build_steps(parts, name, services, start)
     with gr.Accordion("CFG schedule", open=False, elem_classes="fold"):
-        parts["schedule"] = build_schedule_field(name, num_time_windows(services, start.model, start.accelerator))
+        count = num_time_windows(services, start.model, start.accelerator)
+        parts["schedule"] = build_schedule_field(name, count, start.guidance)
         _error(parts, name, "guidance")
     with gr.Accordion("Size, seed and batch", open=False, elem_classes="fold"):
         _build_canvas(parts, name, spec, start)

@@ -105,26 +105,35 @@ def list_as_guidance(text: str, *, num_time_windows: int, steps: int) -> Guidanc
     return Guidance(scales=scales, per="step" if len(scales) == steps else "window")
 
 
-def build_schedule_field(name: Callable[[str], str], num_time_windows: int) -> ScheduleField:
-    """Put the components on the page, in the current context; `name` makes their element ids."""
+def build_schedule_field(name: Callable[[str], str], num_time_windows: int, guidance: Guidance) -> ScheduleField:
+    """Put the components on the page, in the current context, saying `guidance`; `name` makes their element ids."""
+    begin, scales = mode_of(guidance, num_time_windows), guidance.scales
     mode = gr.Radio(
-        [OFF, CONSTANT, SYNC, FIXED, WINDOWS, LIST], value=CONSTANT, label="Schedule", elem_id=name("cfg-schedule"),
+        [OFF, CONSTANT, SYNC, FIXED, WINDOWS, LIST], value=begin, label="Schedule", elem_id=name("cfg-schedule"),
         info="How strongly the prompt pulls, from the noisiest time window to the last. Off halves the work.",
     )  # fmt: skip
-    constant = gr.Slider(1, SLIDER_MAX, value=3.0, step=0.1, label="CFG scale", elem_id=name("cfg-constant"))
+    constant = gr.Slider(
+        1, SLIDER_MAX, value=scales[0], step=0.1, label="CFG scale", elem_id=name("cfg-constant"),
+        visible=begin == CONSTANT,
+    )  # fmt: skip
     with gr.Row(elem_classes="window-sliders"):
-        windows = tuple(_window_slider(window, num_time_windows) for window in range(MAX_SLIDERS))
+        shown = num_time_windows if begin == WINDOWS else 0
+        windows = tuple(
+            _window_slider(window, num_time_windows, scales[min(window, len(scales) - 1)], window < shown)
+            for window in range(MAX_SLIDERS)
+        )
     per_step = gr.Textbox(
-        label="CFG scales, noise first", placeholder="7.5, 4, 4, 4", visible=False, elem_id=name("cfg-list"),
+        label="CFG scales, noise first", placeholder="7.5, 4, 4, 4", elem_id=name("cfg-list"),
+        value=", ".join(f"{scale:g}" for scale in scales) if begin == LIST else "", visible=begin == LIST,
         info=f"One number from 0 to {MAX_GUIDANCE:g} per step (up to {MAX_STEPS}); 1 is off.",
     )  # fmt: skip
     return ScheduleField(mode=mode, constant=constant, windows=windows, per_step=per_step)
 
 
-def _window_slider(window: int, num_time_windows: int) -> gr.Slider:
+def _window_slider(window: int, num_time_windows: int, scale: float, visible: bool) -> gr.Slider:
     shade = round(4 * min(window / max(1, num_time_windows - 1), 1))
     return gr.Slider(
-        1, SLIDER_MAX, value=4.0, step=0.1, label=f"Window {window + 1}", visible=False, min_width=120,
+        1, SLIDER_MAX, value=max(1.0, scale), step=0.1, label=f"Window {window + 1}", visible=visible, min_width=120,
         elem_classes=["window-slider", f"shade-{shade}"],
     )  # fmt: skip
 
