@@ -108,7 +108,7 @@ def tabletop_folder(scratch: Path) -> tuple[Path, str]:
 
     torch.manual_seed(SEED)
     tokenizer = models.write_tokenizer(scratch / "tokenizer")
-    text_encoder = models.new_text_encoder(len(tokenizer), len(tokenizer) - 1)
+    text_encoder = models.new_text_encoder(len(tokenizer))
     encoder = CLIPTextModel(text_encoder.config)
     pipe = assemble(models.new_unet(), models.new_vae(), encoder, tokenizer, models.new_scheduler())
     return save(pipe, scratch / "random-tabletop"), "Tabletop's shape, random weights"
@@ -210,10 +210,7 @@ def drawing_rows(folder: Path, delta: Path, args: argparse.Namespace) -> list[st
         )
         label = ("no CFG" if guidance == 1 else f"CFG {guidance:g}") + (", with previews" if previews else "")
         rows.append(row(f"{args.size}x{args.size}, {args.steps} steps, {label}", peer, ours))
-    print(
-        f"Precision: stock {str(stock_dtype).removeprefix('torch.')}, studio {draw(engine, request).receipt.dtype}.\n"
-    )
-    return [HEADER, *rows]
+    return [f"Precision: stock {stock_dtype}, studio {engine.dtype}.\n", HEADER, *rows]
 
 
 def stock_image(pipe: Any, request: GenerationRequest) -> Any:

@@ -18,6 +18,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class Bench:
 
     @torch.inference_mode()
     def draw(
-        self, make: Callable[[], object], steps: int, guidance: float, noise: torch.Tensor, batch: int = 64
+        self, make: Callable[[], Any], steps: int, guidance: float, noise: torch.Tensor, batch: int = 64
     ) -> torch.Tensor:
         """Latents for the first `len(noise)` prompts; two network rows a step when guidance is not 1."""
         done = []
@@ -111,7 +112,7 @@ def _scenes_with(num_things: int, count: int) -> list[Scene]:
     return [random_scene(TEST_SEEDS + 1_000_000 * num_things + i, num_things=num_things) for i in range(count)]
 
 
-def schedulers(bench: Bench) -> dict[str, Callable[[], object]]:
+def schedulers(bench: Bench) -> dict[str, Callable[[], Any]]:
     """Every contestant's scheduler by name; `PeRFlow` is the only one that needs delta weights."""
     config = bench.pipe.scheduler.config
     spec = bench.delta.spec

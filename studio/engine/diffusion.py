@@ -79,10 +79,10 @@ class DiffusionEngine:
     ) -> None:
         self._catalog = catalog
         self._device = choose_device(device)
-        self._dtype = choose_dtype(dtype, self._device)
+        self.dtype = choose_dtype(dtype, self._device)
         hub = Hub(Path(hub_cache) if hub_cache else None, offline)
         self._weights = Weights(catalog, hub, Path(assets_dir))
-        self._loader = Loader(catalog, self._weights, device=self._device, dtype=self._dtype)
+        self._loader = Loader(catalog, self._weights, device=self._device, dtype=self.dtype)
         self._turn = threading.Lock()
 
     def plan(self, request: GenerationRequest) -> StepPlan:
@@ -202,7 +202,7 @@ class DiffusionEngine:
             base_sha256=resident.unet.base_sha256,
             delta_sha256=worn.sha256,
             device=device_in_words(self._device),
-            dtype=str(self._dtype).removeprefix("torch."),
+            dtype=str(self.dtype).removeprefix("torch."),
             seconds_load=seconds_load,
             seconds_steps=tuple(seconds for drawn in all_drawn for seconds in drawn.seconds_steps),
             seconds_decode=sum(drawn.seconds_decode for drawn in all_drawn),

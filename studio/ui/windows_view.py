@@ -14,7 +14,7 @@ from html import escape
 
 from PIL import Image
 
-from studio.types import StepPlan, StepPreview
+from studio.types import StepDone, StepPlan, StepPreview
 from studio.ui.theme import window_colour
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -83,7 +83,7 @@ def _guidance_words(scale: float) -> str:
     return "CFG off" if scale == 1 else f"CFG {scale:g}"
 
 
-def where_in_words(preview: StepPreview) -> str:
+def where_in_words(preview: StepDone) -> str:
     """`window 2 of 4, step 2 of 4`, with the picture's number when there are several."""
     words = f"window {preview.window + 1} of {preview.num_time_windows}, step {preview.step} of {preview.num_steps}"
     if preview.num_images > 1:

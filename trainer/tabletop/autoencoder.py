@@ -3,15 +3,16 @@
 The loss is L1 on pixels and on two levels of a Laplacian pyramid (so that edges and textures count) with a whisper of
 KL. Crops of 64 pixels for most of the budget: the network has no attention, so it does not care. Latents are scaled to
 unit variance by `scaling_factor`, measured when the stage ends. Once latents are cached the encoder is frozen; the
-decoder may go on learning beside everything else.
+decoder may go on learning beside everything else. A `vae` is a diffusers `AutoencoderKL` (Any: its stubs say tuples).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from torch import nn
 
 from trainer.tabletop.precision import autocast
@@ -23,9 +24,7 @@ CROP = 64
 class AutoencoderTask:
     """Reconstruct random crops of the world's pictures (`images`: `[N, 3, H, W]` uint8)."""
 
-    def __init__(
-        self, vae: AutoencoderKL, images: np.ndarray, device: str, batch: int = 16, decoder_only: bool = False
-    ) -> None:
+    def __init__(self, vae: Any, images: np.ndarray, device: str, batch: int = 16, decoder_only: bool = False) -> None:
         self.decoder_only = decoder_only
         if decoder_only:
             vae.encoder.requires_grad_(False)
@@ -70,7 +69,7 @@ def pyramid_l1(a: torch.Tensor, b: torch.Tensor, levels: int = 3) -> torch.Tenso
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderKL, images: np.ndarray, device: str, batch: int = 32) -> torch.Tensor:
+def encode_all(vae: Any, images: np.ndarray, device: str, batch: int = 32) -> torch.Tensor:
     """Posterior means and log-variances `[N, 8, 16, 16]` in fp16, unscaled."""
     found = []
     for start in range(0, len(images), batch):
@@ -81,7 +80,7 @@ def encode_all(vae: AutoencoderKL, images: np.ndarray, device: str, batch: int =
 
 
 @torch.no_grad()
-def psnr(vae: AutoencoderKL, images: np.ndarray, device: str) -> float:
+def psnr(vae: Any, images: np.ndarray, device: str) -> float:
     """Mean PSNR in dB of reconstructions, pixels in [0, 1]."""
     values = []
     for start in range(0, len(images), 32):

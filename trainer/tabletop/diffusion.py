@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
@@ -44,7 +43,7 @@ class LatentSet:
         return latents.to(device), prompts.to(device)
 
 
-def network_of(unet: UNet2DConditionModel, device: str) -> Network:
+def network_of(unet: Any, device: str) -> Network:
     """A UNet as the trainer's plain callable, in bf16 where that pays; answers fp32.
 
     On a CPU attention is spelled out in matrix products: torch's fused kernel is half as fast there going backward
@@ -64,9 +63,7 @@ def network_of(unet: UNet2DConditionModel, device: str) -> Network:
 class TeacherTask:
     """Predict the noise: stratified timesteps, 10 % of captions dropped, min-SNR weights."""
 
-    def __init__(
-        self, unet: UNet2DConditionModel, data: LatentSet, schedule: NoiseSchedule, device: str, batch: int = 32
-    ) -> None:
+    def __init__(self, unet: Any, data: LatentSet, schedule: NoiseSchedule, device: str, batch: int = 32) -> None:
         self.module: nn.Module = unet.to(device=device, memory_format=torch.channels_last).train()
         self.network = network_of(unet, device)
         self.data, self.schedule, self.device, self.batch = data, schedule, device, batch
@@ -90,8 +87,8 @@ class PeRFlowTask:
     the unconditional branch weighs (w - 1) against the conditional's w, and learns only from dropped captions.
     """
 
-    student: UNet2DConditionModel
-    teacher: UNet2DConditionModel
+    student: Any
+    teacher: Any
     data: LatentSet
     objective: PeRFlow
     device: str

@@ -90,7 +90,7 @@ class JudgeTask:
     """Learn the labels from pictures that are flipped and shifted by up to four pixels."""
 
     def __init__(self, judge: Judge, images: np.ndarray, scenes: list[Scene], device: str, batch: int = 48) -> None:
-        self.judge = judge.to(device=device, memory_format=torch.channels_last).train()
+        self.judge = judge.to(device).train()
         self.module: nn.Module = self.judge
         self.images, self.labels, self.device, self.batch = images, asked(scenes), device, batch
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import (
@@ -29,17 +30,20 @@ MAX_TOKENS = 64
 
 def new_vae() -> AutoencoderKL:
     """KL autoencoder, factor 8, 3 M parameters; no attention, so it decodes any size."""
+    blocks: dict[str, Any] = {
+        "block_out_channels": (16, 32, 96, 128),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         latent_channels=4,
-        block_out_channels=(16, 32, 96, 128),
         layers_per_block=1,
         norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
         sample_size=IMAGE_SIZE,
         mid_block_add_attention=False,
+        **blocks,
     )
 
 
@@ -59,8 +63,9 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
-def new_text_encoder(vocab_size: int, end_token: int) -> CLIPTextModelWithProjection:
-    """Four layers of CLIP's causal text transformer, 2 M parameters."""
+def new_text_encoder(vocab_size: int) -> CLIPTextModelWithProjection:
+    """Four layers of CLIP's causal text transformer, 2 M parameters; start and end are the last two tokens."""
+    end_token = vocab_size - 1
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=vocab_size,

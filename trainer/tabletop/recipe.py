@@ -169,8 +169,7 @@ class Recipe:
     def _decoder(self, minutes: float) -> None:
         vae = models.new_vae()
         self.read("vae", vae)
-        vae.train().decoder.requires_grad_(True)
-        vae.post_quant_conv.requires_grad_(True)
+        vae.train().requires_grad_(True)
         task = AutoencoderTask(vae, self.train_images(), self.device, decoder_only=True)
         self._train("decoder", task, Schedule(minutes=minutes, learning_rate=1e-3, seed=self.seed), vae)
         self.remember("decoder", test_psnr_db=psnr(vae, self.test_images()[:200], self.device))
@@ -245,7 +244,7 @@ class Recipe:
 
     def new_clip(self) -> ClipPair:
         tokenizer = self.tokenizer()
-        return ClipPair(models.new_text_encoder(len(tokenizer), tokenizer.eos_token_id), models.new_image_encoder())
+        return ClipPair(models.new_text_encoder(len(tokenizer)), models.new_image_encoder())
 
     @torch.no_grad()
     def embed(self, texts: list[str], batch: int = 128) -> torch.Tensor:
@@ -284,7 +283,7 @@ class Recipe:
         save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, staged)
         staged.replace(path)
 
-    def read(self, name: str, module: nn.Module) -> nn.Module:
+    def read(self, name: str, module: nn.Module) -> Any:
         """Load a stage's result into a fresh module, ready for use."""
         path = self.result(name)
         if not path.exists():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -123,15 +123,18 @@ def pipeline(recipe: Recipe) -> StableDiffusionPipeline:
     vae = models.new_vae()
     recipe.read("decoder" if recipe.result("decoder").exists() else "vae", vae)
     vae.register_to_config(scaling_factor=recipe.facts()["vae"]["scaling_factor"])
+    without_checker: dict[str, Any] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+        "scheduler": models.new_scheduler(),
+    }
     return StableDiffusionPipeline(
         vae=vae.half().float(),
         text_encoder=text_encoder(recipe).half().float(),
         tokenizer=recipe.tokenizer(),
         unet=recipe.teacher(),
-        scheduler=models.new_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        **without_checker,
     )
 
 
