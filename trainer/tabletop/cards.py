@@ -50,7 +50,7 @@ _RECIPE = """## Recipe
 | stage | command | seed | device | minutes | steps |
 |---|---|---|---|---|---|
 {rows}
-
+{notes}
 Minutes are wall-clock training time on two shared CPU cores; some stages had one core and ran beside others, so a quiet
 machine gets further in the same time.
 """
@@ -74,9 +74,15 @@ def _card(title: str, about: str, facts: dict[str, dict], num_scenes: int) -> st
         f"---\nlicense: {LICENCE}\n---\n",
         f"# {title}\n\n{about}\n",
         _DATA.format(num_scenes=num_scenes),
-        _RECIPE.format(rows="\n".join(rows)),
+        _RECIPE.format(rows="\n".join(rows), notes=_notes(facts)),
         f"## Measured\n\n```json\n{json.dumps(measured, indent=1)}\n```\n",
     ])  # fmt: skip
+
+
+def _notes(facts: dict[str, dict]) -> str:
+    """Where a stage's run was not simply its command, what was different (`remember(stage, note=...)`)."""
+    lines = [f"* {stage}: {known['note']}" for stage, known in facts.items() if "note" in known]
+    return "\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _row(stage: str, facts: dict) -> str:
