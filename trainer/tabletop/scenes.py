@@ -73,8 +73,8 @@ class Scene:
     light_yaw: float = 0.6
     light_height: float = 0.8
     camera_yaw: float = 0.0
-    camera_height: float = 0.24
-    camera_distance: float = 5.4
+    camera_height: float = 0.2
+    camera_distance: float = 4.0
     texture_seed: int = 0
     time: float = 0.0
     tags: tuple[str, ...] = field(default=())
@@ -124,16 +124,17 @@ def random_scene(seed: int, *, num_things: int | None = None, held_out: bool = F
         if all((other.shape, other.colour) != (thing.shape, thing.colour) for thing in things):
             things.append(other)
     relations = _random_relations(rng, things)
+    placed = _placed(rng, things, relations)
     return Scene(
-        things=_placed(rng, things, relations),
+        things=placed,
         relations=relations,
         floor=str(rng.choice(FLOORS)),
         sky=str(rng.choice(SKIES)),
         light_yaw=float(rng.uniform(-1.1, 1.1)),
         light_height=float(rng.uniform(0.55, 1.1)),
         camera_yaw=float(rng.uniform(-0.12, 0.12)),
-        camera_height=float(rng.uniform(0.22, 0.36)),
-        camera_distance=float(rng.uniform(4.2, 4.8)) + 0.55 * (count - 1),
+        camera_height=float(rng.uniform(0.13, 0.26)),
+        camera_distance=max(float(rng.uniform(3.0, 3.4)), _fitting_distance(placed)),
         texture_seed=int(rng.integers(1 << 16)),
     )
 
@@ -166,16 +167,20 @@ def _random_relations(rng: np.random.Generator, things: list[Thing]) -> tuple[st
 
 def _placed(rng: np.random.Generator, things: list[Thing], relations: tuple[str, ...]) -> tuple[Thing, ...]:
     """Put the first thing so that the group is centred and each other one where its relation says."""
-    reach = {"left of": -1.0, "right of": 1.0}
-    sides = [reach[name] for name in relations if name in reach]
-    x0 = -0.5 * sum(sides) * 0.9 + float(rng.uniform(-0.15, 0.15))
-    if not things[1:]:
-        x0 = float(rng.uniform(-0.5, 0.5))
-    first = replace(things[0], position=(x0, 0.0, float(rng.uniform(-0.1, 0.3))))
+    reach = 0.15 if things[1:] else 0.45
+    middle = float(rng.uniform(-reach, reach))
+    first = replace(things[0], position=(0.0, 0.0, float(rng.uniform(-0.1, 0.3))))
     placed = [first]
     for thing, relation in zip(things[1:], relations, strict=True):
         placed.append(_related(rng, thing, relation, first))
-    return tuple(placed)
+    left = min(thing.position[0] - thing.scale / 2 for thing in placed)
+    right = max(thing.position[0] + thing.scale / 2 for thing in placed)
+    return tuple(_shifted(thing, middle - (left + right) / 2) for thing in placed)
+
+
+def _shifted(thing: Thing, distance: float) -> Thing:
+    x, y, z = thing.position
+    return replace(thing, position=(x + distance, y, z))
 
 
 def _related(rng: np.random.Generator, thing: Thing, relation: str, first: Thing) -> Thing:
@@ -189,6 +194,16 @@ def _related(rng: np.random.Generator, thing: Thing, relation: str, first: Thing
         return replace(thing, position=(x + side, 0.0, z - gap - float(rng.uniform(0.4, 0.8))))
     aside = (-1.0 if relation == "left of" else 1.0) * (gap + float(rng.uniform(0.05, 0.25)))
     return replace(thing, position=(x + aside, 0.0, z + float(rng.uniform(-0.2, 0.2))))
+
+
+def _fitting_distance(things: tuple[Thing, ...]) -> float:
+    """How far off the camera must stand to see every thing whole: few pixels, so none are wasted on empty floor.
+
+    A picture is 0.59 times its distance wide and high (field of view 33 degrees) and centred 0.58 above the floor.
+    """
+    sideways = max((abs(thing.position[0]) + 0.62 * thing.scale) / 0.28 + thing.position[2] for thing in things)
+    upwards = max((thing.position[1] + 1.25 * thing.scale - 0.58) / 0.28 + thing.position[2] for thing in things)
+    return max(sideways, upwards)
 
 
 TOP_HEIGHT = {"cube": 0.9, "cylinder": 1.0}
