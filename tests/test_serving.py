@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
+import json
 import pickle
 import signal
 import socket
@@ -107,6 +108,7 @@ class Bomb:
 
 def test_a_pickle_dressed_as_a_picture_runs_nothing(studio: StudioProcess, tmp_path: Path) -> None:
     harmed = tmp_path / "harmed"
+    asked: set[str] = set()
     content = pickle.dumps(Bomb(harmed))
     (path,) = httpx.post(f"{studio.url}/gradio_api/upload", files={"files": ("x.png", content, "image/png")}).json()
     config = httpx.get(f"{studio.url}/config").json()
@@ -115,8 +117,17 @@ def test_a_pickle_dressed_as_a_picture_runs_nothing(studio: StudioProcess, tmp_p
         if len(function["inputs"]) == 1:
             file = {"path": path, "meta": {"_type": "gradio.FileData"}, "orig_name": "x.png"}
             body = {"data": [file], "fn_index": function["id"], "session_hash": "stranger"}
-            httpx.post(f"{studio.url}/gradio_api/queue/join", json=body)
-    time.sleep(1)
+            asked.add(httpx.post(f"{studio.url}/gradio_api/queue/join", json=body).json()["event_id"])
+    assert asked
+    where = f"{studio.url}/gradio_api/queue/data?session_hash=stranger"
+    with httpx.stream("GET", where, timeout=60) as answers:
+        for line in answers.iter_lines():
+            message = json.loads(line.removeprefix("data: ")) if line else {}
+            if message.get("msg") == "process_completed":
+                asked.discard(message["event_id"])
+            if not asked:
+                break
+    assert not asked  # every one of them has run to its end
     assert not harmed.exists()
     assert studio.process.poll() is None
 
