@@ -151,7 +151,9 @@ class TrainingConfig:
     sample_every_steps: int = _choice(100, "Steps between sample grids.", low=1, high=100_000, advanced=True)
     sample_steps: tuple[int, ...] = _choice((2, 4, 8), "Step counts of the sample grids.", low=1, high=32,
                                             advanced=True)  # fmt: skip
-    sample_prompts: tuple[str, ...] = _choice((), "What the samples show; empty takes held-out captions.", advanced=True)
+    sample_prompts: tuple[str, ...] = _choice(
+        (), "What the samples show; empty takes held-out captions.", advanced=True
+    )
     sample_guidance: float = _choice(1.5, "Guidance scale of the samples.", low=1.0, high=15.0, advanced=True)
     license: str = _choice("unknown", "Licence written into the exported weights.", advanced=True)
 
@@ -169,8 +171,10 @@ class TrainingConfig:
             raise InvalidRequest("share_at_grid", f"at most {1 - self.share_at_start:g} beside share_at_start",
                                  self.share_at_grid)  # fmt: skip
         needs_v = self.prediction_type == "v_prediction"
-        if self.method != "diffusion" and needs_v != (self.base.prediction_type == "v_prediction") and (
-            self.prediction_type != "velocity"
+        if (
+            self.method != "diffusion"
+            and needs_v != (self.base.prediction_type == "v_prediction")
+            and (self.prediction_type != "velocity")
         ):
             right = "v_prediction" if self.base.prediction_type == "v_prediction" else "ddim_eps"
             raise InvalidRequest("prediction_type", f"{right}, since {self.base.id} predicts "
