@@ -29,11 +29,14 @@ def main() -> None:
     parser.add_argument("--num-scenes", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render scenes")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the networks: 1.2 to 1.5 times as fast; needs a C++ compiler"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     recipe = Recipe(
         device=arguments.device, work=arguments.work, assets=arguments.assets,
-        num_scenes=arguments.num_scenes, seed=arguments.seed, workers=arguments.workers,
+        num_scenes=arguments.num_scenes, seed=arguments.seed, workers=arguments.workers, compile=arguments.compile,
     )  # fmt: skip
     for name in STAGES if arguments.stage == "all" else [arguments.stage]:
         recipe.run(name, arguments.minutes)

@@ -53,6 +53,7 @@ class Recipe:
     num_scenes: int = 8000
     seed: int = 0
     workers: int = 2
+    compile: bool = False
 
     def run(self, stage: str, minutes: float | None = None) -> None:
         """Do one stage for `minutes` of training (over all sessions), or for its default."""
@@ -91,8 +92,9 @@ class Recipe:
                 log.info("%s scenes: %d of %d, %.0f s", name, done, count, time.monotonic() - start)
 
     def _vae(self, minutes: float) -> None:
-        vae = models.new_vae()
+        vae = self._begun("vae", models.new_vae())
         task = AutoencoderTask(vae, self.train_images(), self.device)
+        self._compile(vae.encoder, vae.decoder)
         self._train("vae", task, Schedule(minutes=minutes, learning_rate=1.5e-3, seed=self.seed), vae)
         parameters = encode_all(vae, self.train_images()[:2000], self.device)
         scale = 1 / float(parameters[:, :4].float().std())
@@ -100,7 +102,7 @@ class Recipe:
         self.remember("vae", scaling_factor=scale, test_psnr_db=test)
 
     def _clip(self, minutes: float) -> None:
-        tokenizer, pair = self.tokenizer(), self.new_clip()
+        tokenizer, pair = self.tokenizer(), self._begun("clip", self.new_clip())
         task = ClipTask(
             pair, tokenizer, self.train_images(), data.scenes(data.TRAIN_SEEDS, self.num_scenes), self.device
         )
@@ -140,6 +142,7 @@ class Recipe:
     def _teacher(self, minutes: float) -> None:
         unet = self._begun("teacher", models.new_unet())
         task = TeacherTask(unet, self.latents(), self.schedule(), self.device)
+        self._compile(unet)
         self._train(
             "teacher", task, Schedule(minutes=minutes, learning_rate=8e-4, warmup_steps=200, seed=self.seed), unet
         )
@@ -161,6 +164,7 @@ class Recipe:
         )
         held_out = task.solved(self.held_out_latents(), 256, torch.Generator().manual_seed(1 << 40), dropout=0.25)
         untrained = objective.endpoint_errors(network_of(teacher, self.device), held_out).tolist()
+        self._compile(teacher, student)
         self._train(
             "perflow", task, Schedule(minutes=minutes, learning_rate=5e-5, weight_decay=0.0, seed=self.seed), student
         )
@@ -171,6 +175,7 @@ class Recipe:
         self.read("vae", vae)
         vae.train().requires_grad_(True)
         task = AutoencoderTask(vae, self.train_images(), self.device, decoder_only=True)
+        self._compile(vae.encoder, vae.decoder)
         self._train("decoder", task, Schedule(minutes=minutes, learning_rate=1e-3, seed=self.seed), vae)
         self.remember("decoder", test_psnr_db=psnr(vae, self.test_images()[:200], self.device))
 
@@ -257,9 +262,15 @@ class Recipe:
                 found.append(encoder(input_ids=ids).last_hidden_state.half().cpu())
         return torch.cat(found)
 
+    def _compile(self, *modules: nn.Module) -> None:
+        """In place, so that names of weights stay; costs a minute at the first step and needs a C++ compiler."""
+        for module in modules if self.compile else ():
+            module.compile()
+
     def _train(self, stage: str, task, schedule: Schedule, module: nn.Module) -> None:
         """Train, load the EMA into the module, and write the result."""
         latest = Progress()
+        torch.compiler.set_stance("default")
 
         def report(progress: Progress) -> None:
             nonlocal latest
@@ -268,6 +279,7 @@ class Recipe:
             log.info("%s step %d, %s, loss %.4f", stage, progress.step, spent, progress.loss)
 
         average = train(task, schedule, self.work / "checkpoints" / stage, report)
+        torch.compiler.set_stance("force_eager")  # what follows measures on other shapes: not worth compiling for
         module.load_state_dict(average, strict=False)
         self.write(stage, module)
         kept = {"minutes": schedule.minutes, "learning_rate": schedule.learning_rate, "seed": schedule.seed}
