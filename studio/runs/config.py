@@ -13,7 +13,7 @@ import json
 import math
 import typing
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from types import MappingProxyType, UnionType
 from typing import Any, Literal
 
 from studio.errors import InvalidRequest
@@ -76,9 +76,9 @@ class TrainingConfig:
     name: str
     base: BaseModel
     dataset: DatasetRef
-    method: Method = _choice("perflow", "What is learnt.")
-    resolution: int = _choice(128, "Side of the training pictures' area: 512 means 512 x 512 or another shape of about "
-                              "as many pixels.", low=64, high=2048, multiple_of=64, unit="pixels")  # fmt: skip
+    method: Method = _choice("perflow", "What is learnt.")  # noqa: RUF009
+    resolution: int = _choice(128, "Side of the training pictures' area: 512 means 512 x 512 or another shape of "
+                              "about as many pixels.", low=64, high=2048, multiple_of=64, unit="pixels")  # fmt: skip
 
     # the objective
     prediction_type: Literal["ddim_eps", "diff_eps", "velocity", "v_prediction"] = _choice(
@@ -87,18 +87,19 @@ class TrainingConfig:
     num_time_windows: int = _choice(4, "K: into how many time windows sampling is cut; as many steps are enough "
                                     "afterwards.", low=1, high=16)  # fmt: skip
     guidance_mode: Literal["sync", "fixed"] = _choice(
-        "sync", "sync: the teacher is followed without guidance and any CFG may be chosen later; fixed: its guidance is "
-        "baked in.", advanced=True)  # fmt: skip
+        "sync", "sync: the teacher is followed without guidance and any CFG may be chosen later; fixed: its guidance "
+        "is baked in.", advanced=True)  # fmt: skip
     trained_guidance: float = _choice(7.5, "The teacher's guidance scale when guidance is fixed, and the highest one "
                                       "LCM and PCM draw.", low=1.0, high=15.0, advanced=True)  # fmt: skip
     teacher_solver: Literal["ddim", "dpmpp", "probe"] = _choice(
         "ddim", "How the teacher walks a window; probe measures both at equal network calls before the first step and "
         "takes the better.", advanced=True)  # fmt: skip
     num_solver_steps: int = _choice(8, "Teacher steps in a window.", low=1, high=50, advanced=True)
-    share_at_start: float = _choice(0.5, "Share of samples at the window's start, where the network is asked when steps "
-                                    "equal windows.", low=0.0, high=1.0, advanced=True)  # fmt: skip
-    share_at_grid: float = _choice(0.4, "Share of samples at the other points that grids of `grid_steps` steps visit; "
-                                   "the rest is uniform, as in the paper.", low=0.0, high=1.0, advanced=True)  # fmt: skip
+    share_at_start: float = _choice(0.5, "Share of samples at the window's start, where the network is asked when "
+                                    "steps equal windows.", low=0.0, high=1.0, advanced=True)  # fmt: skip
+    share_at_grid: float = _choice(0.4, "Share of samples at the other points that grids of `grid_steps` steps "
+                                   "visit; the rest is uniform, as in the paper.", low=0.0, high=1.0,
+                                   advanced=True)  # fmt: skip
     grid_steps: tuple[int, ...] = _choice((5, 6, 8), "Step counts whose grid points `share_at_grid` covers.",
                                           low=1, high=32, advanced=True)  # fmt: skip
     pair_reuse: int = _choice(2, "How many training steps use each solved window, at fresh times; the teacher is the "
@@ -140,8 +141,8 @@ class TrainingConfig:
 
     # what is kept
     checkpoint_every_steps: int = _choice(200, "Steps between checkpoints.", low=1, high=100_000, advanced=True)
-    checkpoint_every_minutes: float = _choice(5.0, "Minutes after which one is written anyway; 0 leaves it to the steps.",
-                                              low=0.0, high=1440.0, advanced=True)  # fmt: skip
+    checkpoint_every_minutes: float = _choice(5.0, "Minutes after which one is written anyway; 0 leaves it to the "
+                                              "steps.", low=0.0, high=1440.0, advanced=True)  # fmt: skip
     num_checkpoints_kept: int = _choice(2, "How many of the newest checkpoints stay on disk.", low=1, high=1000,
                                         advanced=True)  # fmt: skip
     validate_every_steps: int = _choice(50, "Steps between measurements on held-out pictures.", low=1, high=100_000,
@@ -200,8 +201,8 @@ class TrainingConfig:
         nested = {"base": BaseModel, "dataset": DatasetRef}
         for key, kind in nested.items():
             if key in given:
-                given[key] = _built(kind, key, given[key])
-        return _built(cls, "config", given)
+                given[key] = read_fields(kind, key, given[key])
+        return read_fields(cls, "config", given)
 
     @property
     def sha256(self) -> str:
@@ -227,7 +228,7 @@ def differences(old: TrainingConfig, new: TrainingConfig) -> tuple[str, ...]:
     )
 
 
-def _built(kind: Any, where: str, values: object) -> Any:
+def read_fields(kind: Any, where: str, values: object) -> Any:
     """A frozen dataclass from a JSON object: every key known, lists as tuples, numbers as their field's type."""
     if not isinstance(values, dict):
         raise InvalidRequest(where, "a JSON object", values)
@@ -249,6 +250,8 @@ def _natural(hint: Any, value: Any) -> Any:
     """JSON's lists are our tuples, and 1 is as good as 1.0 (and 4.0 as 4) where a number is asked for."""
     if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_natural(typing.get_args(hint)[0], each) for each in value)
+    if isinstance(hint, UnionType) and value is not None:  # X | None
+        return _natural(typing.get_args(hint)[0], value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():

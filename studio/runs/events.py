@@ -89,7 +89,7 @@ class CheckpointSaved(TrainingEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Warned(TrainingEvent):
-    """Something a person should know, in a sentence; `kind` is stable ("nan", "noise", "disk", "checkpoint", "data")."""
+    """What a person should know, in a sentence; `kind` is stable ("nan", "noise", "disk", "checkpoint", "data")."""
 
     kind: str
     words: str
