@@ -32,7 +32,7 @@ from studio.engine.hub import Hub, Say
 from studio.engine.loader import Loader, Resident
 from studio.engine.prompts import EncodedPrompt
 from studio.engine.samplers import make_sampler, plan_request
-from studio.engine.stream import Emit, stream
+from studio.engine.stream import Emit, Worker
 from studio.engine.weights import Weights
 from studio.types import (
     AcceleratorSpec,
@@ -84,6 +84,7 @@ class DiffusionEngine:
         self._weights = Weights(catalog, hub, Path(assets_dir))
         self._loader = Loader(catalog, self._weights, device=self._device, dtype=self.dtype)
         self._turn = threading.Lock()
+        self._worker = Worker()
 
     def plan(self, request: GenerationRequest) -> StepPlan:
         """The effective grid of a request, without loading anything. Raises `InvalidRequest`."""
@@ -107,10 +108,11 @@ class DiffusionEngine:
         def run(emit: Emit[GenerationEvent]) -> None:
             self._run(job, previews, emit)
 
-        yield from stream(run)
+        yield from self._worker.stream(run)
 
     def close(self) -> None:
         """Free the resident model; the engine can be used again all the same."""
+        self._worker.close()
         with self._turn:
             self._loader.unload()
 
