@@ -69,6 +69,24 @@ def pyramid_l1(a: torch.Tensor, b: torch.Tensor, levels: int = 3) -> torch.Tenso
 
 
 @torch.no_grad()
+def standardise(vae: Any, parameters: torch.Tensor) -> None:
+    """Give every latent channel mean 0 and variance 1 (over posteriors `[N, 8, h, w]`), changing no picture.
+
+    The encoder's last 1 x 1 convolution shifts and scales, the decoder's first undoes it. Sampling starts from noise of
+    mean 0, but the noise schedule ends with some signal left: a channel with a mean would start off it.
+    """
+    count = parameters.shape[1] // 2
+    means = parameters[:, :count].float().transpose(0, 1).flatten(1)
+    shift, scale = means.mean(1).to(vae.device), means.std(1).to(vae.device)
+    into, out = vae.quant_conv, vae.post_quant_conv
+    into.weight[:count] /= scale[:, None, None, None]
+    into.bias[:count] = (into.bias[:count] - shift) / scale
+    into.bias[count:] -= 2 * scale.log()
+    out.bias += out.weight[:, :, 0, 0] @ shift
+    out.weight *= scale[None, :, None, None]
+
+
+@torch.no_grad()
 def encode_all(vae: Any, images: np.ndarray, device: str, batch: int = 32) -> torch.Tensor:
     """Posterior means and log-variances `[N, 8, 16, 16]` in fp16, unscaled."""
     found = []

@@ -27,7 +27,7 @@ from studio.perflow.windows import TimeWindows
 from trainer.loop import Progress, Schedule, train
 from trainer.objectives import PeRFlow, TimeDraw
 from trainer.tabletop import data, models
-from trainer.tabletop.autoencoder import AutoencoderTask, encode_all, psnr, to_pixels
+from trainer.tabletop.autoencoder import AutoencoderTask, encode_all, psnr, standardise, to_pixels
 from trainer.tabletop.captions import caption
 from trainer.tabletop.clip import ClipPair, ClipTask, hard_choice_accuracy, mirrored, tokenize
 from trainer.tabletop.diffusion import LatentSet, PeRFlowTask, TeacherTask, network_of
@@ -96,8 +96,9 @@ class Recipe:
         task = AutoencoderTask(vae, self.train_images(), self.device)
         self._compile(vae.encoder, vae.decoder)
         self._train("vae", task, Schedule(minutes=minutes, learning_rate=1.5e-3, seed=self.seed), vae)
-        parameters = encode_all(vae, self.train_images()[:2000], self.device)
-        scale = 1 / float(parameters[:, :4].float().std())
+        standardise(vae, encode_all(vae, self.train_images()[:2000], self.device))
+        self.write("vae", vae)
+        scale = 1 / float(encode_all(vae, self.train_images()[:2000], self.device)[:, :4].float().std())
         test = psnr(vae, self.test_images()[:200], self.device)
         self.remember("vae", scaling_factor=scale, test_psnr_db=test)
 
