@@ -1,4 +1,4 @@
-"""One optimisation loop for everything this project trains: a budget of minutes, EMA, checkpoints, exact data order.
+"""The loop for a budget of minutes, with which the built-in models are made; runs are counted in steps (`steps`).
 
 A `Task` says what is trained and what a step's loss is; the loop knows nothing of pictures or diffusion. The learning
 rate warms up over steps and falls along a cosine over the budget (wall clock spent, kept across resumes), so that a run
@@ -19,12 +19,12 @@ import torch
 from torch import nn
 
 from trainer.checkpoint import load_latest, save_checkpoint
+from trainer.optimization import MAX_BAD_STEPS, Optimization
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_SECONDS = 120
 LOG_EVERY_SECONDS = 20
-MAX_BAD_STEPS = 3
 
 
 class Task(Protocol):
@@ -79,30 +79,17 @@ def train(
     row `FloatingPointError` is raised and the last good checkpoint stays the latest.
     """
     parameters = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        parameters.values(),
-        lr=schedule.learning_rate,
+    optimization = Optimization(
+        parameters=parameters,
         betas=schedule.betas,
         weight_decay=schedule.weight_decay,
-        foreach=True,
+        max_norm=schedule.max_norm,
+        ema_decay=schedule.ema_decay,
     )
-    average = {name: p.detach().clone() for name, p in parameters.items()}
-    progress = _resume(folder, parameters, average, optimizer)
-    bad_steps = 0
+    progress = _resume(folder, optimization)
     last_saved = last_logged = clock = time.monotonic()
     while progress.seconds < schedule.minutes * 60:
-        generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + progress.step)
-        rate = schedule.rate(progress.step, progress.seconds / (schedule.minutes * 60))
-        value = _step(task, optimizer, parameters, schedule, rate, progress.step, generator)
-        bad_steps = 0 if math.isfinite(value) else bad_steps + 1
-        if bad_steps > MAX_BAD_STEPS:
-            raise FloatingPointError(f"the loss was not finite {bad_steps} times in a row at step {progress.step}")
-        decay = min(schedule.ema_decay, (progress.step + 1) / (progress.step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
-        if math.isfinite(value):
-            progress.loss = value if math.isnan(progress.loss) else 0.98 * progress.loss + 0.02 * value
-        progress.step += 1
+        _step(task, optimization, schedule, progress)
         now = time.monotonic()
         progress.seconds += now - clock
         clock = now
@@ -110,52 +97,43 @@ def train(
             report(progress)
             last_logged = now
         if now - last_saved > CHECKPOINT_EVERY_SECONDS:
-            _save(folder, progress, parameters, average, optimizer)
+            _save(folder, progress, optimization)
             last_saved = now
-    _save(folder, progress, parameters, average, optimizer)
+    _save(folder, progress, optimization)
     report(progress)
-    return average
+    return optimization.average
 
 
-def _step(task: Task, optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], schedule: Schedule,
-          rate: float, step: int, generator: torch.Generator) -> float:  # fmt: skip
-    """One optimizer step; the loss, or nan if the step was skipped."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    loss = task.loss(step, generator)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(parameters.values(), schedule.max_norm)
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        log.warning("step %d skipped: loss %s, gradient norm %s", step, float(loss.detach()), float(norm))
-        return math.nan
-    optimizer.step()
-    return float(loss.detach())
+def _step(task: Task, optimization: Optimization, schedule: Schedule, progress: Progress) -> None:
+    """One optimizer step. Raises `FloatingPointError` when too many in a row were skipped."""
+    generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + progress.step)
+
+    def backward() -> float:
+        loss = task.loss(progress.step, generator)
+        loss.backward()
+        return float(loss.detach())
+
+    rate = schedule.rate(progress.step, progress.seconds / (schedule.minutes * 60))
+    stride = optimization.step(backward, rate, progress.step)
+    if not stride.is_good:
+        log.warning("step %d skipped: loss %s, gradient norm %s", progress.step, stride.loss, stride.gradient_norm)
+    if optimization.bad_steps > MAX_BAD_STEPS:
+        raise FloatingPointError(
+            f"the loss was not finite {optimization.bad_steps} times in a row at step {progress.step}"
+        )
+    progress.loss = optimization.smoothed
+    progress.step += 1
 
 
-def _save(folder: Path, progress: Progress, parameters, average, optimizer) -> None:
-    tensors = {f"model.{name}": p for name, p in parameters.items()}
-    tensors |= {f"ema.{name}": p for name, p in average.items()}
-    for name, p in parameters.items():
-        for key, value in optimizer.state.get(p, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value
-    save_checkpoint(folder, progress.step, tensors, {"seconds": progress.seconds, "loss": progress.loss})
+def _save(folder: Path, progress: Progress, optimization: Optimization) -> None:
+    counters = {**optimization.counters(), "seconds": progress.seconds}
+    save_checkpoint(folder, progress.step, optimization.tensors(), counters)
 
 
-def _resume(folder: Path, parameters, average, optimizer) -> Progress:
+def _resume(folder: Path, optimization: Optimization) -> Progress:
     found = load_latest(folder)
     if found is None:
         return Progress()
     step, tensors, counters = found
-    with torch.no_grad():
-        for name, p in parameters.items():
-            p.copy_(tensors[f"model.{name}"])
-            average[name].copy_(tensors[f"ema.{name}"])
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in tensors]
-            optimizer.state[p] = {key: _placed(tensors[f"optimizer.{key}.{name}"], key, p) for key in keys}
+    optimization.load(tensors, counters)
     return Progress(step=step, seconds=counters["seconds"], loss=counters["loss"])
-
-
-def _placed(value: torch.Tensor, key: str, like: torch.Tensor) -> torch.Tensor:
-    """Moments live where the parameter lives and in its memory format; Adam's step counter stays on the CPU."""
-    return value if key == "step" else torch.empty_like(like).copy_(value)
