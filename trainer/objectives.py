@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from studio.perflow.prediction import Head, window_map
-from studio.perflow.schedule import NoiseSchedule
+from studio.perflow.schedule import NoiseSchedule, broadcast
 from studio.perflow.windows import TimeWindows
 from trainer.teacher import Network, Solver, solve, window_indices
 
@@ -82,6 +82,7 @@ class PeRFlow:
     schedule: NoiseSchedule
     windows: TimeWindows
     head: Head = "ddim_eps"
+    teacher_head: Head = "ddim_eps"
     solver: Solver = "ddim"
     num_solver_steps: int = 8
     times: TimeDraw = TimeDraw()
@@ -93,7 +94,7 @@ class PeRFlow:
         starts = torch.tensor(self.windows.edges)[window]
         z_s = self.schedule.add_noise(clean, noise, starts)
         indices = window_indices(self.windows, window, self.num_solver_steps)
-        z_e = solve(teacher, self.schedule, z_s, indices, condition, self.solver)
+        z_e = solve(teacher, self.schedule, z_s, indices, condition, self.solver, self.teacher_head)
         return Solved(z_s=z_s, z_e=z_e, window=window, condition=condition)
 
     def loss(self, student: Network, pairs: Solved, generator: torch.Generator) -> torch.Tensor:
@@ -125,16 +126,20 @@ class PeRFlow:
 
 
 def diffusion_loss(network: Network, schedule: NoiseSchedule, clean: torch.Tensor, noise: torch.Tensor,
-                   timesteps: torch.Tensor, condition: Any, min_snr: float | None = 5.0) -> torch.Tensor:  # fmt: skip
-    """The epsilon loss at timesteps 1 to 1000 `[B]` (the network is asked at their diffusion index, one below).
+                   timesteps: torch.Tensor, condition: Any, min_snr: float | None = 5.0,
+                   head: Head = "ddim_eps") -> torch.Tensor:  # fmt: skip
+    """The epsilon or v loss at timesteps 1 to 1000 `[B]` (the network is asked at their diffusion index, one below).
 
-    With `min_snr` = gamma each sample is weighted by min(SNR, gamma) / SNR.
+    With `min_snr` = gamma an epsilon sample is weighted by min(SNR, gamma) / SNR, a v sample by the same over SNR + 1.
     """
     z = schedule.add_noise(clean, noise, timesteps)
     answer = network(z, (timesteps - 1).to(z.device), condition)
-    error = (answer.float() - noise).square().flatten(1).mean(1)
+    alpha, sigma = schedule.alphas[timesteps], schedule.sigmas[timesteps]
+    is_v = head == "v_prediction"
+    target = broadcast(alpha, z) * noise - broadcast(sigma, z) * clean if is_v else noise
+    error = (answer.float() - target.float()).square().flatten(1).mean(1)
     if min_snr is None:
         return error.mean()
-    snr = (schedule.alphas[timesteps] / schedule.sigmas[timesteps]).square()
-    weight = (snr.clamp(max=min_snr) / snr).to(error.device, torch.float32)
+    snr = (alpha / sigma).square()
+    weight = (snr.clamp(max=min_snr) / (snr + 1 if is_v else snr)).to(error.device, torch.float32)
     return (error * weight).mean()
