@@ -20,7 +20,14 @@ PROJECT = ("app", "studio", "trainer", "benchmarks", "tests")
 LEAVES = {"studio.errors"}
 VALUES = LEAVES | {"studio.types"}
 HISTORY = VALUES | {"studio.storage", "studio.history", "studio.history_index", "studio.parameters"}
-SERVED = HISTORY | {"studio.catalog", "studio.gpu", "studio.runs", "studio.engine", "studio.settings"}
+SERVED = HISTORY | {
+    "studio.catalog",
+    "studio.gpu",
+    "studio.runs",
+    "studio.datasets",
+    "studio.engine",
+    "studio.settings",
+}
 
 # Which rooms of the project a room may import, besides itself. The longest prefix that fits a module is its room.
 MAY_IMPORT = {
@@ -35,12 +42,16 @@ MAY_IMPORT = {
     "studio.gpu": VALUES,
     "studio.guard": set(),
     "studio.runs": VALUES | {"studio.storage"},
+    "studio.datasets": VALUES | {"studio.storage"},
     "studio.perflow": VALUES,
     "studio.engine": VALUES | {"studio.perflow", "studio.catalog"},
-    "studio.services": SERVED,
-    "studio.ui": HISTORY | {"studio.services", "studio.catalog", "studio.runs", "studio.settings", "studio.guard"},
+    "studio.training": SERVED | {"studio.datasets"},
+    "studio.services": SERVED | {"studio.training"},
+    "studio.ui": HISTORY
+    | {"studio.services", "studio.training", "studio.datasets", "studio.catalog", "studio.runs", "studio.settings"}
+    | {"studio.guard"},
     "studio": set(),
-    "trainer": VALUES | {"studio.perflow", "studio.runs"},
+    "trainer": VALUES | {"studio.perflow", "studio.runs", "studio.datasets", "studio.storage"},
     "app": {"studio"},
 }
 
