@@ -39,12 +39,45 @@ class GenerationPreset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Catalog:
-    """All that can be chosen, in the order of the files (the first model is the one to begin with)."""
+class _Entries:
+    """What stands in a catalogue at one moment."""
 
     models: tuple[ModelSpec, ...]
     accelerators: tuple[AcceleratorSpec, ...]
-    presets: tuple[GenerationPreset, ...] = ()
+
+
+class Catalog:
+    """All that can be chosen, in the order of the files (the first model is the one to begin with), and behind it what
+    was trained here. Entries are values; `show_results` replaces the trained ones whole, from any thread."""
+
+    def __init__(
+        self,
+        *,
+        models: tuple[ModelSpec, ...],
+        accelerators: tuple[AcceleratorSpec, ...],
+        presets: tuple[GenerationPreset, ...] = (),
+    ) -> None:
+        self.presets = presets
+        self._of_files = self._shown = _Entries(models=models, accelerators=accelerators)
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """Every base model."""
+        return self._shown.models
+
+    @property
+    def accelerators(self) -> tuple[AcceleratorSpec, ...]:
+        """Every way to draw in few steps."""
+        return self._shown.accelerators
+
+    def show_results(self, *, models: Iterable[ModelSpec], accelerators: Iterable[AcceleratorSpec]) -> None:
+        """List these, and only these, behind the entries of the files; an id of the files is never replaced."""
+        fixed = self._of_files
+        taken = {each.id for each in (*fixed.models, *fixed.accelerators)}
+        self._shown = _Entries(
+            models=(*fixed.models, *(each for each in models if each.id not in taken)),
+            accelerators=(*fixed.accelerators, *(each for each in accelerators if each.id not in taken)),
+        )
 
     @classmethod
     def load(cls, folder: Path | str, extra_folders: Iterable[Path | str] = ()) -> Catalog:

@@ -9,6 +9,9 @@
     |- OutOfMemory              the device ran out of memory; what was freed, what to try
     |- QueueFull                too many people are waiting
     |- NotFound                 an id that names nothing
+    |- NeedsConfirmation        what is asked changes something a person must agree to (carries the lines)
+    |- TurnedOff                this studio's owner has not turned this on
+    |- Busy                     not now: something else is at work that it would disturb
     `- StorageError             the disk is full, read-only, or owned by another studio
 
 What is not a `StudioError` is a bug: it is logged whole and shown as "something broke", never as its text.
@@ -60,6 +63,22 @@ class QueueFull(StudioError):
 
 class NotFound(StudioError):
     """An id was given that names nothing (any more)."""
+
+
+class NeedsConfirmation(StudioError):
+    """Ask the person first. `lines` says what would change, one line each."""
+
+    def __init__(self, text: str, lines: tuple[str, ...]) -> None:
+        self.lines = lines
+        super().__init__(text)
+
+
+class TurnedOff(StudioError):
+    """The owner of this studio has not turned this on; the text says which flag does."""
+
+
+class Busy(StudioError):
+    """What is asked would disturb work in progress; the text says what to do first."""
 
 
 class StorageError(StudioError):

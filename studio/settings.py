@@ -27,7 +27,8 @@ class Settings:
 
     `host` is an address to bind, `allowed_hosts` the further names under which people may reach it ("studio.lan",
     "studio.lan:8443"), `root_path` the prefix a proxy strips ("/studio"). `model` is the id chosen at first sight;
-    `None` leaves that to the catalogue. `users` holds (name, password) pairs; empty means no login.
+    `None` leaves that to the catalogue. `users` holds (name, password) pairs; empty means no login. `training` says
+    whether people may train and import pictures; on a Space that is off unless the owner turns it on.
     """
 
     data_dir: Path
@@ -45,6 +46,7 @@ class Settings:
     hub_cache: Path | None = None
     offline: bool | None = None
     on_space: bool = False
+    training: bool = True
     presets_dir: Path = REPOSITORY / "presets"
     assets_dir: Path = REPOSITORY / "assets"
 
@@ -72,6 +74,16 @@ class Settings:
         """The only folder whose files leave over HTTP: copies for downloads, and uploads; emptied at every start."""
         return self.data_dir / "served"
 
+    @property
+    def runs_dir(self) -> Path:
+        """Where training runs lie, one folder each."""
+        return self.data_dir / "runs"
+
+    @property
+    def datasets_dir(self) -> Path:
+        """Where imported pictures lie, one folder for each dataset."""
+        return self.data_dir / "datasets"
+
     @classmethod
     def load(cls, arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         """Flags win over environment variables, those over defaults. `--help` and unknown flags exit (argparse)."""
@@ -95,6 +107,7 @@ class Settings:
             hub_cache=Path(hub_cache).expanduser() if (hub_cache := values.pop("hub_cache")) else None,
             offline=True if values.pop("offline") else None,
             on_space=on_space,
+            training=_switch("training", values.pop("training"), default=not on_space),
         )
 
 
@@ -116,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root-path", help="prefix under which a proxy shows the studio, for example /studio")
     parser.add_argument("--max-queue", help="how many generations may wait (default 32)")
     parser.add_argument("--max-body-bytes", help="largest request accepted (default 64 MiB)")
+    parser.add_argument("--training", help="on or off: training and imports (default on, off on a Space)")
     parser.add_argument("--hub-cache", help="folder of downloaded models (default: the hub's own)")
     parser.add_argument("--offline", action="store_const", const="1", help="never ask the hub for anything")
     return parser
@@ -137,6 +151,10 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise InvalidRequest(name, f"one of {', '.join(choices)}", value)
     return value
+
+
+def _switch(name: str, text: str | None, *, default: bool) -> bool:
+    return default if text is None else _one_of(name, text, ("on", "off")) == "on"
 
 
 def is_loopback(host: str) -> bool:
