@@ -16,6 +16,7 @@ from studio.gpu import DeviceLease
 from studio.history import History
 from studio.services import Services
 from studio.settings import Settings
+from studio.training import TrainingServices
 
 
 def make_engine(settings: Settings, catalog: Catalog):
@@ -27,27 +28,26 @@ def make_engine(settings: Settings, catalog: Catalog):
     from studio.engine.diffusion import DiffusionEngine
 
     return DiffusionEngine(
-        catalog,
-        assets_dir=settings.assets_dir,
-        device=settings.device,
-        dtype=settings.dtype,
-        hub_cache=settings.hub_cache,
-        offline=settings.offline,
-    )
+        catalog, assets_dir=settings.assets_dir, device=settings.device, dtype=settings.dtype,
+        hub_cache=settings.hub_cache, offline=settings.offline,
+    )  # fmt: skip
 
 
 def run(settings: Settings) -> None:
     """Build everything once and serve until told to stop."""
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")  # read when they are imported
     catalog = Catalog.load(settings.presets_dir)
-    with History(settings.data_dir, served_dir=settings.served_dir) as history:
+    with (
+        History(settings.data_dir, served_dir=settings.served_dir) as history,
+        contextlib.closing(make_engine(settings, catalog)) as engine,
+        TrainingServices(settings, catalog, make_room=engine.make_room) as training,
+    ):
         from studio.ui import layout, server
 
         server.prepare(settings)
         lease = DeviceLease(max_waiting=settings.max_queue)
-        with contextlib.closing(make_engine(settings, catalog)) as engine:
-            services = Services(settings, catalog, engine, history, lease)
-            server.serve(layout.build(services), settings, options=layout.launch_options(), on_stop=services.stop)
+        services = Services(settings, catalog, engine, history, lease, training)
+        server.serve(layout.build(services), settings, options=layout.launch_options(), on_stop=services.stop)
 
 
 if __name__ == "__main__":

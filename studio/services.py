@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from studio.errors import InvalidRequest, StorageError, StudioError
 from studio.gpu import DeviceLease, on_space_gpu
 from studio.history import History
 from studio.settings import Settings
+from studio.sharing import Sharing
+from studio.training import TrainingServices
 from studio.types import (
     MAX_IMAGES,
     MAX_SEED,
@@ -47,13 +49,16 @@ class Services:
     """What the studio can do. `resolve` and `plan` are cheap; `generate` waits its turn for the device."""
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, engine: Engine, history: History, lease: DeviceLease
-    ) -> None:
+        self, settings: Settings, catalog: Catalog, engine: Engine, history: History, lease: DeviceLease,
+        training: TrainingServices | None = None,
+    ) -> None:  # fmt: skip
         self.settings = settings
         self.catalog = catalog
         self.history = history
+        self.training = training
         self._engine = engine
         self._lease = lease
+        self._sharing = Sharing(engine, lambda: training.at_work if training else None)
         self._stopping = threading.Event()
         self._draw = on_space_gpu(engine.generate) if settings.on_space else engine.generate
         if settings.model is not None:
@@ -133,8 +138,12 @@ class Services:
             for waiting in ticket.wait():
                 self._go_on()
                 yield waiting
-            self._go_on()
-            with closing(self._draw(request, previews=previews)) as events:  # pyright: ignore[reportArgumentType]
+            with ExitStack() as held:
+                for waiting in self._sharing.enter(request, held):
+                    self._go_on()
+                    yield waiting
+                self._go_on()
+                events = held.enter_context(closing(self._draw(request, previews=previews)))  # pyright: ignore[reportArgumentType]
                 for event in events:
                     self._go_on()
                     if isinstance(event, GenerationResult):

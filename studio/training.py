@@ -96,7 +96,7 @@ class RunStatus:
 
 
 class TrainingServices:
-    """What a studio can do about training. Call `open` once before serving and `close` at the end.
+    """What a studio can do about training; `with TrainingServices(...) as training:` while it serves.
 
     Raises `TurnedOff` from everything that works or writes when the owner has not turned training on.
     `make_room` is called before a trainer starts, to free the device of what the studio keeps there.
@@ -121,14 +121,15 @@ class TrainingServices:
             self._runs, self._jobs, self._device, self._launcher, before_start=make_room, on_finished=self.list_results
         )
 
-    def open(self) -> None:
+    def __enter__(self) -> TrainingServices:
         """Take up what an earlier studio left, list its results, and watch from now on."""
         shutil.rmtree(self._preflights.path, ignore_errors=True)
         self._monitor.reconcile()
         self.list_results()
         self._monitor.start()
+        return self
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop watching. Runs go on; the next studio adopts them."""
         self._monitor.close()
         self._jobs.close()

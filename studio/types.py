@@ -314,6 +314,15 @@ class GenerationResult:
 GenerationEvent = Waiting | Loading | StepDone | GenerationResult
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemoryRoom:
+    """The device's memory as an engine measures it: free for it now, and what a request needs beyond what is loaded."""
+
+    device: str
+    free_bytes: int
+    needed_bytes: int
+
+
 class Engine(Protocol):
     """Runs models. Closing the iterator stops the work within one step and leaves the engine usable."""
 
@@ -330,4 +339,12 @@ class Engine(Protocol):
 
     def is_on_disk(self, id: str) -> bool:
         """Whether a model's or accelerator's weights can be used without a download."""
+        ...
+
+    def room(self, request: GenerationRequest) -> MemoryRoom:
+        """The memory that drawing this would need, beside what is free."""
+        ...
+
+    def make_room(self) -> None:
+        """Give the device's memory back for someone else's work; the next request loads what it needs again."""
         ...

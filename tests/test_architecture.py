@@ -46,7 +46,8 @@ MAY_IMPORT = {
     "studio.perflow": VALUES,
     "studio.engine": VALUES | {"studio.perflow", "studio.catalog"},
     "studio.training": SERVED | {"studio.datasets"},
-    "studio.services": SERVED | {"studio.training"},
+    "studio.sharing": VALUES | {"studio.runs"},
+    "studio.services": SERVED | {"studio.training", "studio.sharing"},
     "studio.ui": HISTORY
     | {"studio.services", "studio.training", "studio.datasets", "studio.catalog", "studio.runs", "studio.settings"}
     | {"studio.guard"},

@@ -6,9 +6,13 @@ matrix units for it (AMX) and fp32 elsewhere; README's latency table holds the m
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -69,6 +73,33 @@ def num_weight_bytes(pipe: Any) -> int:
     """The size of all parameters of a pipeline, in bytes."""
     parts = (part for part in pipe.components.values() if isinstance(part, nn.Module))
     return sum(math.prod(weight.shape) * weight.element_size() for part in parts for weight in part.parameters())
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """What this process could still take: of the device, or of the machine (and its container) for a processor."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    return min(_machine_free_bytes(), _container_free_bytes())
+
+
+def _machine_free_bytes() -> int:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # no /proc: call half of it free
+
+
+def _container_free_bytes() -> int:
+    """What a memory limit (cgroup v2) leaves, file cache counted as free; endless without a limit."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return limit - used + int(stat.get("inactive_file", 0))
+    except (OSError, ValueError):  # "max" is no number
+        return sys.maxsize
 
 
 def release_memory() -> None:

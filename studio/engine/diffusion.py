@@ -26,7 +26,13 @@ from studio.catalog import Catalog
 from studio.engine.accelerator import Worn, check_kind
 from studio.engine.advice import odd_choices
 from studio.engine.conditions import Condition, TextToImage
-from studio.engine.device import choose_device, choose_dtype, or_out_of_memory
+from studio.engine.device import (
+    ROOM_OVER_WEIGHTS,
+    choose_device,
+    choose_dtype,
+    free_memory_bytes,
+    or_out_of_memory,
+)
 from studio.engine.drawing import SMALLER, Drawn, Order, draw
 from studio.engine.hub import Hub, Say
 from studio.engine.loader import Loader, Resident
@@ -41,6 +47,7 @@ from studio.types import (
     GenerationRequest,
     GenerationResult,
     Loading,
+    MemoryRoom,
     ModelSpec,
     Receipt,
     StepDone,
@@ -115,6 +122,19 @@ class DiffusionEngine:
         self._worker.close()
         with self._turn:
             self._loader.unload()
+
+    def room(self, request: GenerationRequest) -> MemoryRoom:
+        """Free memory as measured, and a request's need: weights that are not loaded yet, and activations."""
+        model = self._catalog.model(request.model)
+        loaded = self._loader.num_loaded_bytes(model)
+        weights = self._weights.num_bytes(model)
+        needed = int((ROOM_OVER_WEIGHTS - 1) * max(weights, loaded)) + (0 if loaded else weights)
+        return MemoryRoom(device=self._device.type, free_bytes=free_memory_bytes(self._device), needed_bytes=needed)
+
+    def make_room(self) -> None:
+        """Unload what is resident, where it takes a device's own memory; a processor's is the machine's."""
+        if self._device.type != "cpu":
+            self.close()
 
     def _job(self, request: GenerationRequest, condition: Condition | None = None) -> _Job:
         model = self._catalog.model(request.model)

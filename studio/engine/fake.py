@@ -26,6 +26,7 @@ from studio.types import (
     GenerationRequest,
     GenerationResult,
     Loading,
+    MemoryRoom,
     Receipt,
     StepDone,
     StepPlan,
@@ -49,6 +50,13 @@ class FakeEngine:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def room(self, request: GenerationRequest) -> MemoryRoom:  # noqa: ARG002
+        """Gradients fit everywhere."""
+        return MemoryRoom(device="cpu", free_bytes=1, needed_bytes=0)
+
+    def make_room(self) -> None:
+        """There is nothing to give back."""
 
     def plan(self, request: GenerationRequest) -> StepPlan:
         """The true grid of the accelerator's windows; a plain solver is drawn as if it had one."""

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from studio.catalog import Catalog
 from studio.engine.accelerator import AcceleratedUNet
-from studio.engine.device import or_out_of_memory, place, release_memory
+from studio.engine.device import num_weight_bytes, or_out_of_memory, place, release_memory
 from studio.engine.hub import Say
 from studio.engine.preview import LinearPreview, Preview, decode
 from studio.engine.prompts import PromptEncoder
@@ -80,6 +80,11 @@ class Loader:
             lambda: self._read(model, source),
         )
         return self._resident
+
+    def num_loaded_bytes(self, model: ModelSpec) -> int:
+        """The size of a model's weights if it is the resident one, else 0."""
+        resident = self._resident
+        return num_weight_bytes(resident.pipe) if resident is not None and resident.model == model else 0
 
     def unload(self) -> None:
         """Forget the resident model and give its memory back."""

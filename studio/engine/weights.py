@@ -52,6 +52,17 @@ class Weights:
             raise unavailable(model.source, f"the repository has no safetensors or configuration of {missing}")
         return folder
 
+    def num_bytes(self, model: ModelSpec) -> int:
+        """The size of a model's weights on disk, or of their download, by which their memory is estimated."""
+        found = self._cached_pipeline(model) if model.kind == "hub" else self._local(model.source)
+        if found is None:
+            return model.download_bytes or 0
+        if found.is_file():
+            return found.stat().st_size
+        folders = [path for path in found.iterdir() if path.is_dir()]
+        names = [(folder, [path.name for path in folder.iterdir()]) for folder in folders]
+        return sum((folder / name).stat().st_size for folder, all in names for name in weight_files(all, model.variant))
+
     def configuration(self, model: ModelSpec) -> Path:
         """A folder with the configuration of a model's family, for reading single files."""
         peers = [each for each in self._catalog.models if each.family == model.family and each.kind == "hub"]

@@ -106,6 +106,8 @@ class TrainingConfig:
                               "costly part.", low=1, high=16, advanced=True)  # fmt: skip
     caption_dropout: float = _choice(0.1, "Share of captions left out, so that guidance keeps working.",
                                      low=0.0, high=0.9, advanced=True)  # fmt: skip
+    random_flip: bool = _choice(False, "Mirror half of the pictures; wrong where captions say left and right, or "
+                                "pictures hold writing.", advanced=True)  # fmt: skip
     min_snr: float = _choice(5.0, "Weight of low-noise samples in diffusion training (gamma of min-SNR); 0 is plain.",
                              low=0.0, high=100.0, advanced=True)  # fmt: skip
     control: Literal["none", "canny", "depth", "pose", "tile"] = _choice(

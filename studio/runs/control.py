@@ -74,6 +74,8 @@ class RunControl:
             raise NeedsConfirmation(
                 f"This changes what {run.id} learns: {'; '.join(lines)}. Confirm it to go on.", lines
             )
+        if lines:
+            run.confirm(wanted)
         if wanted != config:
             run.write_config(wanted)
         if not self._jobs.enqueue(run.id):

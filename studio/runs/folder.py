@@ -1,6 +1,7 @@
 """A run's folder: where everything of it lies, under one id.
 
     <runs>/<id>/config.json       what was asked (TrainingConfig)
+                confirmed.json    the changed configuration a person agreed to resume under, if any
                 events.jsonl      what happened (events)
                 log.txt           the process's own output
                 requests/         what a person asks of the running process: files named stop, save, sample, pause
@@ -79,6 +80,18 @@ class RunFolder:
     def write_config(self, config: TrainingConfig) -> None:
         """All or nothing."""
         write_whole(self.config_path, (json.dumps(config.to_json(), indent=1) + "\n").encode())
+
+    def confirm(self, config: TrainingConfig) -> None:
+        """Note that a person agreed to go on under this configuration, whatever the checkpoints were made with."""
+        write_whole(self.path / "confirmed.json", (json.dumps({"config_sha256": config.sha256}) + "\n").encode())
+
+    def is_confirmed(self, config: TrainingConfig) -> bool:
+        """Whether a person agreed to this very configuration."""
+        try:
+            noted = json.loads((self.path / "confirmed.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(noted, dict) and noted.get("config_sha256") == config.sha256
 
     def ask(self, request: str) -> None:
         """Leave a request for the running process."""

@@ -7,9 +7,7 @@ beside the first, and no crash leaves the device taken.
 A pause is asked for by the file `requests/pause`, locked by who asks. The trainer looks between two steps
 (`is_wanted`): as long as the lock is held it waits, and a file whose asker died is removed by whoever sees it.
 
-Policy (`choose_policy`), by measured memory: both fit -> they share the device; the picture fits beside what a paused
-trainer keeps -> training pauses between two steps while the picture is drawn; else the picture waits, with a sentence.
-Knows no torch and measures nothing itself.
+Who asks for a pause, and when, is `studio.sharing`'s policy. Knows no torch.
 """
 
 from __future__ import annotations
@@ -19,26 +17,10 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from studio.errors import StorageError
 from studio.runs.folder import RunFolder
 from studio.storage import storage_error
-
-Policy = Literal["share", "pause", "wait"]
-MARGIN = 1.1
-
-
-def choose_policy(*, free_bytes: int, needed_bytes: int, given_back_bytes: int = 0) -> Policy:
-    """How a picture and a run share the device.
-
-    `free_bytes` is free now, `needed_bytes` what drawing takes beyond what is loaded already, `given_back_bytes` what
-    the trainer frees between two steps. A tenth is kept in reserve.
-    """
-    wanted = needed_bytes * MARGIN
-    if wanted <= free_bytes:
-        return "share"
-    return "pause" if wanted <= free_bytes + given_back_bytes else "wait"
 
 
 class DeviceFile:

@@ -64,8 +64,6 @@ def _report(run: RunFolder, status: int | None, timeout_seconds: float) -> Prefl
 
 def _in_words(status: int, lines: tuple[str, ...]) -> str:
     if status == -signal.SIGKILL:
-        return (
-            "Memory ran out, most likely: the system ended the two steps. Choose a smaller batch or smaller pictures."
-        )
+        return "Memory ran out, most likely: the system ended the two steps. Choose a smaller batch or size."
     said = f": {lines[-1][:300]}" if lines else "."
     return f"The two steps could not be made (status {status}){said}"
