@@ -92,3 +92,8 @@ def failure_in_words(error: Exception) -> str:
         return str(error)
     LOG.error("An unexpected error reached the page.", exc_info=error)
     return BROKE
+
+
+def failure_html(error: Exception) -> str:
+    """An error that belongs to no field, where the page has a place for it."""
+    return f'<p class="field-error" role="alert">{escape(failure_in_words(error))}</p>'

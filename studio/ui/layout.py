@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from studio.types import GenerationRequest
-from studio.ui import api, gallery, text_to_image, theme
+from studio.ui import api, gallery, text_to_image, theme, train
 from studio.ui.destinations import Destination, connect
 from studio.ui.plain_html import plain_html
 from studio.ui.schedule_field import shades_css
@@ -35,6 +35,8 @@ def build(services: Services) -> gr.Blocks:
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(text_to_image.TITLE, id=text_to_image.TAB_ID):
                 drawn, settings = text_to_image.build_text_to_image(services)
+            with gr.Tab(train.TITLE, id=train.TAB_ID) as train_tab:
+                train.build_train(services, train_tab, tabs, settings)
             with gr.Tab(gallery.TITLE, id=gallery.TAB_ID) as gallery_tab:
                 shelf, kept = gallery.build_gallery(services)
         gallery.connect_gallery(shelf, gallery_tab, services, settings, tabs)

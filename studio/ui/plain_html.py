@@ -1,6 +1,7 @@
 """HTML components in the studio's own dress: without gradio's prose styles, and with clicks that reach Python.
 
-A button inside such a component carries `data-pick`; the component's `select` event hands it over as `event.pick`.
+A button inside such a component carries `data-pick`; the component's `select` event hands it over as `event.pick`, and
+so does a slider that carries `data-scrub`, with its value.
 This module does not know what is shown.
 """
 
@@ -12,7 +13,9 @@ import gradio as gr
 
 _HAND_OVER = (
     "element.addEventListener('click', e => { const b = e.target.closest('[data-pick]'); "
-    "if (b) trigger('select', {pick: b.dataset.pick}); });"
+    "if (b) trigger('select', {pick: b.dataset.pick}); }); "
+    "element.addEventListener('input', e => { "
+    "if (e.target.matches('[data-scrub]')) trigger('select', {pick: e.target.value}); });"
 )
 _ANNOUNCE = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
 

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
+SHEETS = ("studio.css", "train.css")
 STOPS = ("#6d4df2", "#b650cf", "#ef6a70", "#f4a41c")
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif")
 MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
@@ -112,9 +113,10 @@ def _buttons() -> dict[str, Any]:
 
 
 def stylesheet() -> str:
-    """The page's css: the window colours as variables, then `assets/studio.css`."""
+    """The page's css: the window colours as variables, then the sheets of `assets/`."""
     stops = "".join(f"--stop-{i}: {colour}; " for i, colour in enumerate(STOPS))
-    return f":root {{ {stops}}}\n{(ASSETS / 'studio.css').read_text(encoding='utf-8')}"
+    sheets = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SHEETS)
+    return f":root {{ {stops}}}\n{sheets}"
 
 
 def head() -> str:

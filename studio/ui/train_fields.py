@@ -82,12 +82,12 @@ class FieldSpec:
             return words
         told = [f"Default {self._shown}" if self.default != () else ""]
         if "low" in self.limits:
-            told.append(f"{self.limits['low']:g} to {self.limits['high']:,g}")
+            told.append(f"{_plain(self.limits['low'])} to {_plain(self.limits['high'])}")
         return " ".join([words, f"{', '.join(each for each in told if each)}." if any(told) else ""]).strip()
 
     @property
     def _shown(self) -> str:
-        return ", ".join(map(str, self.default)) if isinstance(self.default, tuple) else f"{self.default}"
+        return ", ".join(map(_plain, self.default if isinstance(self.default, tuple) else (self.default,)))
 
     @property
     def is_choice(self) -> bool:
@@ -120,6 +120,11 @@ class FieldSpec:
             return int(text)
         except ValueError:
             raise InvalidRequest(self.name, "whole numbers with commas between them", text) from None
+
+
+def _plain(value: Any) -> str:
+    """`1,000,000`, `0.05`, `5e-05`, `unknown`."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def specs() -> dict[str, FieldSpec]:
@@ -199,9 +204,11 @@ def build_field(spec: FieldSpec, method: str, value: Any, prefix: str) -> tuple[
 
 
 def build_group(names: Sequence[str], wanted: Mapping[str, Any], method: str, prefix: str) -> Fields:
-    """Some fields one after the other, filled with what is wanted and else with their defaults."""
-    known = specs()
-    built = {name: build_field(known[name], method, wanted.get(name, known[name].default), prefix) for name in names}
+    """Some fields beside each other, filled with what is wanted and else with their defaults."""
+    known, built = specs(), {}
+    for name in names:
+        with gr.Column(min_width=0, elem_classes="field-cell"):
+            built[name] = build_field(known[name], method, wanted.get(name, known[name].default), prefix)
     return Fields(
         components={name: component for name, (component, _) in built.items()},
         errors={name: error for name, (_, error) in built.items()},

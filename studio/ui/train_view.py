@@ -104,19 +104,20 @@ def outcome_in_words(digest: RunDigest) -> str:
 
 def head_html(config: TrainingConfig, state: RunState, digest: RunDigest) -> str:
     """Name, what is learnt, where it stands, the progress bar and how long it will take."""
-    share = digest.step / max(1, digest.num_steps or config.num_steps)
+    share = min(1.0, digest.step / max(1, digest.num_steps or config.num_steps))
     words, student = progress_in_words(digest, config), "LoRA" if config.student == "lora" else "all weights"
     facts = (
         METHODS[config.method].split(":")[0].split(" (")[0], f"base {config.base.id}",
         f"pictures {config.dataset.title or config.dataset.id}", student,
     )  # fmt: skip
+    width = f"width:{100 * share:.2f}%;background-size:{100 / max(share, 0.01):.0f}% 100%"
     return (
         f'<header class="run-head"><h2>{escape(config.name)}</h2>'
         f'<p class="facts">{"".join(f"<span>{escape(fact)}</span>" for fact in facts)}</p></header>'
         f'<p class="run-phase {escape(state.name)}"><i aria-hidden="true"></i>'
         f"<b>{escape(phase_in_words(state, digest))}</b><span>{escape(words)}</span></p>"
         f'<div class="run-bar" role="progressbar" aria-label="{escape(words)}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{100 * share:.0f}"><i style="width:{100 * min(1.0, share):.2f}%"></i></div>'
+        f'aria-valuenow="{100 * share:.0f}"><i style="{width}"></i></div>'
         f"{_warnings_html(digest)}{end_html(digest, state)}"
     )
 
