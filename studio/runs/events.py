@@ -150,8 +150,10 @@ def from_line(line: str) -> TrainingEvent | None:
     try:
         values = json.loads(line)
         kind = KINDS[values.pop("event")]
-        known = {each.name for each in dataclasses.fields(kind)}
-        return kind(**{key: _numbers(value) for key, value in values.items() if key in known})
+        known = {each.name: each.type for each in dataclasses.fields(kind)}
+        return kind(**{
+            key: value if known[key] == "str" else _numbers(value) for key, value in values.items() if key in known
+        })  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
