@@ -213,6 +213,30 @@ def network_of(unet: Any, device: str, precision: Precision = "auto") -> Network
     return call
 
 
+def controlled_network_of(unet: Any, control: Any, device: str, precision: Precision = "auto") -> Network:
+    """A UNet with a ControlNet beside it, which reads the condition's `control`."""
+    if not device.startswith("cuda"):
+        unet.set_attn_processor(AttnProcessor())
+        control.set_attn_processor(AttnProcessor())
+
+    def call(z: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
+        z, prompts, more = z.contiguous(memory_format=torch.channels_last), condition["prompt_embeds"], added(condition)
+        picture = condition["control"].contiguous(memory_format=torch.channels_last)
+        with autocast(device, precision):
+            down, middle = control(z, timesteps, prompts, picture, added_cond_kwargs=more, return_dict=False)
+            return unet(
+                z,
+                timesteps,
+                prompts,
+                added_cond_kwargs=more,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=middle,
+                return_dict=False,
+            )[0].float()
+
+    return call
+
+
 def added(condition: Condition) -> dict[str, torch.Tensor] | None:
     """What SDXL's UNet and ControlNets take beside the prompt."""
     if "text_embeds" not in condition:

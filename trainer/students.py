@@ -27,8 +27,10 @@ from torch import nn
 
 from studio.errors import InvalidRequest
 from studio.perflow.delta import base_weights
+from studio.perflow.windows import TimeWindows
 from studio.runs.config import TrainingConfig
-from trainer.networks import Networks
+from trainer.networks import Networks, controlled_network_of
+from trainer.objectives import start_scale
 from trainer.precision import half_dtype
 from trainer.teacher import Network
 
@@ -62,6 +64,9 @@ class Student:
             student = cls._lora(config, networks)
         else:
             student = cls._full(networks, with_teacher=config.method not in WITHOUT_TEACHER)
+            if config.method == "perflow":
+                windows = TimeWindows(num_time_windows=config.num_time_windows)
+                _scale_output(unet, start_scale(networks.head, config.prediction_type, networks.schedule, windows))
         if config.gradient_checkpointing:
             student.module.enable_gradient_checkpointing()
             unet.enable_gradient_checkpointing()  # a frozen UNet under a ControlNet keeps activations too
@@ -75,15 +80,20 @@ class Student:
         teacher = None
         if with_teacher:
             dtype = half_dtype(networks.device, networks.precision) if networks.device.startswith("cuda") else None
-            teacher = copy.deepcopy(unet).to(dtype or torch.float32).requires_grad_(False).eval()
+            teacher = copy.deepcopy(unet).requires_grad_(False).eval()
+            nn.Module.to(teacher, dtype or torch.float32)
         unet.requires_grad_(True)
         return cls(module=unet, networks=networks, _teacher=teacher, _base=base)
 
     @classmethod
     def _lora(cls, config: TrainingConfig, networks: Networks) -> Student:
-        if config.prediction_type == "diff_eps":
-            raise InvalidRequest("student", "full with diff_eps: its output layer is re-scaled, which a LoRA cannot "
-                                 "hold; or prediction_type ddim_eps", config.student)  # fmt: skip
+        if config.method == "perflow" and config.prediction_type != networks.head:
+            raise InvalidRequest(
+                "student",
+                f"full with {config.prediction_type}, whose output layer starts re-scaled (a LoRA cannot hold that); or "
+                f"prediction_type {networks.head}",
+                config.student,
+            )
         rank = config.lora_rank
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -105,8 +115,11 @@ class Student:
         return {name: value for name, value in self.module.named_parameters() if value.requires_grad}
 
     def network(self) -> Network:
-        """The student's UNet as a callable, as it is now. A ControlNet's student is made by its method."""
-        return self.networks.network()
+        """What is trained, as a callable: the UNet, or the frozen UNet with the ControlNet beside it."""
+        parts = self.networks
+        if self.is_control:
+            return controlled_network_of(parts.unet, self.module, parts.device, parts.precision)
+        return parts.network()
 
     def teacher(self) -> Network:
         """The base's UNet as it was, as a callable without gradients; `network(...)` may be called in between."""
@@ -169,6 +182,14 @@ class Student:
         with self.wearing(average):
             layers = get_peft_model_state_dict(self.module, adapter_name=ADAPTER)
             return {name: value.detach().float().cpu().clone() for name, value in layers.items()}
+
+
+@torch.no_grad()
+def _scale_output(unet: Any, scale: float) -> None:
+    """Let the UNet answer `scale` times what it did; its last layer is linear, so this is exact."""
+    if scale != 1:
+        unet.conv_out.weight.mul_(scale)
+        unet.conv_out.bias.mul_(scale)
 
 
 def _after(average: Mapping[str, torch.Tensor], name: str, before: torch.Tensor) -> torch.Tensor:
