@@ -15,6 +15,7 @@ import torch
 from studio.perflow.windows import TimeWindows
 from studio.runs.config import TrainingConfig
 from trainer.consistency import Consistency
+from trainer.facts import drawn_guidance
 from trainer.method import Batch, Measured, Stateless, pieces_of, seeded
 from trainer.networks import Condition, Networks
 from trainer.objectives import PeRFlow, Solved, TimeDraw
@@ -25,7 +26,6 @@ from trainer.teacher import Network, Solver, guided, in_pieces, one_below
 
 REFERENCE_STEPS = 24
 CONSISTENCY_REFERENCE_STEPS = 32
-LOWEST_GUIDANCE_SHARE = 1 / 3
 
 
 @dataclass(kw_only=True, eq=False)
@@ -133,8 +133,7 @@ class ConsistencyMethod(Stateless):
     student: Student
 
     def __post_init__(self) -> None:
-        highest = self.config.trained_guidance
-        lowest = max(1.0, LOWEST_GUIDANCE_SHARE * highest)
+        lowest, highest = drawn_guidance(self.config)
         self.network: Network = self.student.network()
         self._teacher = self.student.teacher()
         self._middle = guided(self._teacher, self.networks.nothing, (lowest + highest) / 2)

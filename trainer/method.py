@@ -16,7 +16,7 @@ What a run may rely on:
   error at its end (none for methods without a teacher); `held_out_loss` is the loss at fixed noise and times.
 * `measured.untrained` is the base's own error at the same guidance: DDIM with one step a window (LCM: its z_0).
 
-Knows no method; `methods` has them.
+How what comes out is sampled is in `facts`. Knows no method; `methods` has them.
 """
 
 from __future__ import annotations

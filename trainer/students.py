@@ -90,7 +90,7 @@ class Student:
         if config.method == "perflow" and config.prediction_type != networks.head:
             raise InvalidRequest(
                 "student",
-                f"full with {config.prediction_type}, whose output layer starts re-scaled (a LoRA cannot hold that); or "
+                f"full with {config.prediction_type}, whose output layer starts re-scaled; or "
                 f"prediction_type {networks.head}",
                 config.student,
             )
