@@ -63,26 +63,22 @@ class Picture:
 
 def picture_of(content: bytes, limits: Limits) -> Picture:
     """Check, decode and straighten one picture. Raises `Refused`."""
-    if not content:
-        raise Refused("empty", "an empty file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with _opened(content, limits) as image:
-                return _straightened(image, content, limits)
-        except MemoryError as error:
-            raise Refused("too_large", "too large to be decoded here: save it smaller") from error
+    plain, kind, turned, changes = _decoded(content, limits)
+    return Picture(
+        content=_png(plain) if changes else content,
+        suffix="png" if changes else _SUFFIX[kind],
+        width=plain.width,
+        height=plain.height,
+        pixels_sha256=pixels_sha256(plain),
+        rotated=turned,
+        changes=tuple(changes),
+        thumbnail=_thumbnail(plain),
+    )
 
 
-def rgb_of(content: bytes) -> Image.Image:
-    """The RGB pixels of a picture that was kept. Raises `Refused` when the file was damaged since."""
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > 4 * Limits().max_pixels:
-                raise Refused("too_large", "more pixels than any picture that was imported")
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
-        raise Refused("damaged", "damaged since it was imported") from error
+def upright_rgb(content: bytes, limits: Limits | None = None) -> Image.Image:
+    """One picture, checked and straightened, to be used now rather than kept. Raises `Refused`."""
+    return _decoded(content, limits or Limits())[0]
 
 
 def pixels_sha256(image: Image.Image) -> str:
@@ -129,9 +125,22 @@ def _stranger(content: bytes) -> Refused:
     return Refused("format", "no picture: expected PNG, JPEG or WebP")
 
 
-def _straightened(image: Image.Image, content: bytes, limits: Limits) -> Picture:
+def _decoded(content: bytes, limits: Limits) -> tuple[Image.Image, str, bool, list[str]]:
+    """The upright RGB picture, its format, whether it was turned, and all that was done to it."""
+    if not content:
+        raise Refused("empty", "an empty file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with _opened(content, limits) as image:
+                return _straightened(image, content, limits)
+        except MemoryError as error:
+            raise Refused("too_large", "too large to be decoded here: save it smaller") from error
+
+
+def _straightened(image: Image.Image, content: bytes, limits: Limits) -> tuple[Image.Image, str, bool, list[str]]:
     kind = image.format or "PNG"
-    turned = _orientation(image)
+    turn = _orientation(image)
     try:
         if kind == "PNG":
             _opened(content, limits).verify()  # the checksums of its chunks; loading alone draws garbage
@@ -139,19 +148,9 @@ def _straightened(image: Image.Image, content: bytes, limits: Limits) -> Picture
         plain, changes = _rgb(image, content)
     except (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError) as error:
         raise Refused("damaged", "damaged or cut off: its pixels cannot be read") from error
-    if turned is not None:
-        plain = plain.transpose(turned)
-        changes.append("turned upright")
-    return Picture(
-        content=_png(plain) if changes else content,
-        suffix="png" if changes else _SUFFIX[kind],
-        width=plain.width,
-        height=plain.height,
-        pixels_sha256=pixels_sha256(plain),
-        rotated=turned is not None,
-        changes=tuple(changes),
-        thumbnail=_thumbnail(plain),
-    )
+    if turn is None:
+        return plain, kind, False, changes
+    return plain.transpose(turn), kind, True, [*changes, "turned upright"]
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
