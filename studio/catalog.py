@@ -48,7 +48,8 @@ class _Entries:
 
 class Catalog:
     """All that can be chosen, in the order of the files (the first model is the one to begin with), and behind it what
-    was trained here. Entries are values; `show_results` replaces the trained ones whole, from any thread."""
+    was trained here. Entries are values; `show_results` replaces the trained ones whole, from any thread, and
+    `revision` then counts one further."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Catalog:
     ) -> None:
         self.presets = presets
         self._of_files = self._shown = _Entries(models=models, accelerators=accelerators)
+        self.revision = 0
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:
@@ -74,10 +76,13 @@ class Catalog:
         """List these, and only these, behind the entries of the files; an id of the files is never replaced."""
         fixed = self._of_files
         taken = {each.id for each in (*fixed.models, *fixed.accelerators)}
-        self._shown = _Entries(
+        shown = _Entries(
             models=(*fixed.models, *(each for each in models if each.id not in taken)),
             accelerators=(*fixed.accelerators, *(each for each in accelerators if each.id not in taken)),
         )
+        if shown != self._shown:
+            self._shown = shown
+            self.revision += 1
 
     @classmethod
     def load(cls, folder: Path | str, extra_folders: Iterable[Path | str] = ()) -> Catalog:

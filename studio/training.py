@@ -116,7 +116,7 @@ class TrainingServices:
         self._control = RunControl(self._runs, self._jobs)
         self._device = DeviceFile(settings.data_dir / "device.lock")
         self._followers: dict[str, RunFollower] = {}
-        self._lock = threading.Lock()
+        self._lock, self._listing = threading.Lock(), threading.Lock()
         self._monitor = Monitor(
             self._runs, self._jobs, self._device, self._launcher, before_start=make_room, on_finished=self.list_results
         )
@@ -328,14 +328,11 @@ class TrainingServices:
 
     def list_results(self) -> None:
         """Make the catalogue show the results of all runs as they are on disk now."""
-        models, accelerators = [], []
-        for run in self._runs.all():
-            if (export := _export(run)) is None:
-                continue
-            default = self._default_accelerator(export)
-            models += [each] if (each := model_of(run, export, default_accelerator=default)) else []
-            accelerators += [each] if (each := accelerator_of(run, export)) else []
-        self.catalog.show_results(models=models, accelerators=accelerators)
+        with self._listing:
+            found = [(run, export) for run in self._runs.all() if (export := _export(run))]
+            models = [model_of(run, each, default_accelerator=self._default_of(each)) for run, each in found]
+            accelerators = [accelerator_of(run, each) for run, each in found]
+            self.catalog.show_results(models=filter(None, models), accelerators=filter(None, accelerators))
 
     # --- datasets ---
 
@@ -430,7 +427,7 @@ class TrainingServices:
         except StudioError:
             return False
 
-    def _default_accelerator(self, export: Export) -> str:
+    def _default_of(self, export: Export) -> str:
         """What a fine-tuned model begins with: its base's own default, which fits since the family is the same."""
         try:
             return self.catalog.model(export.base_id).default_accelerator

@@ -40,8 +40,9 @@ class AcceleratedUNet:
     def __init__(self, pipe: Any, model: ModelSpec, *, is_merged: bool) -> None:
         self._pipe, self._model, self._is_merged = pipe, model, is_merged
         self._base = KeptBase(pipe.unet)
-        self._delta: tuple[str, DeltaWeights] | None = None
+        self._delta: tuple[AcceleratorSpec, DeltaWeights] | None = None
         self._worn: Worn | None = None
+        self._worn_spec: AcceleratorSpec | None = None
         self._is_changed = False
 
     @property
@@ -56,7 +57,7 @@ class AcceleratedUNet:
         """
         if accelerator.kind in ("none", "perflow_merged"):
             strength = 1.0
-        if self._worn and (self._worn.accelerator, self._worn.strength) == (accelerator.id, strength):
+        if self._worn and (self._worn_spec, self._worn.strength) == (accelerator, strength):
             return self._worn
         check_kind(accelerator, self._model, is_merged=self._is_merged)
         self._drop_adapter()
@@ -67,6 +68,7 @@ class AcceleratedUNet:
             is_lora = accelerator.kind == "lora"
             bare = Worn(accelerator=accelerator.id, strength=strength, facts=accelerator.delta)
             self._worn = self._wear_lora(accelerator, strength, read) if is_lora else bare
+        self._worn_spec = accelerator  # the entry, not its id: a run trained on has new weights under the same id
         return self._worn
 
     def undress(self) -> None:
@@ -84,9 +86,9 @@ class AcceleratedUNet:
             self._pipe.unload_lora_weights()
 
     def _wear_delta(self, accelerator: AcceleratorSpec, strength: float, read: Callable[[], Any]) -> Worn:
-        if self._delta is None or self._delta[0] != accelerator.id:
+        if self._delta is None or self._delta[0] != accelerator:
             self._delta = None  # free the old one before reading the new
-            self._delta = (accelerator.id, read())
+            self._delta = (accelerator, read())
         delta = self._delta[1]
         warnings = check_fits(
             delta.spec,

@@ -78,6 +78,8 @@ class RunControl:
             run.confirm(wanted)
         if wanted != config:
             run.write_config(wanted)
+        if lines:
+            run.confirm(wanted)
         if not self._jobs.enqueue(run.id):
             raise Busy(f"{run.id} was resumed just now.")
 

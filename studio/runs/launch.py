@@ -82,7 +82,7 @@ def last_lines(path: Path, count: int = 20, *, max_bytes: int = 16 * 1024) -> tu
         return ()
     except OSError as error:
         raise StorageError(f"{path.name} cannot be read: {error.strerror}.") from error
-    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.splitlines()]
+    lines = [line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n")]
     return tuple([line for line in lines if line][-count:])
 
 

@@ -8,7 +8,7 @@ This module does not know where the components stand (form_layout.py), nor what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -119,7 +119,7 @@ class Form:
             self.model: gr.update(value=spec.id),
             self.hint: hint_html(spec),
             self.model_facts: model_facts_html(spec, on_disk=on_disk),
-            self.accelerator: gr.update(choices=[(each.title, each.id) for each in accelerators], value=chosen.id),
+            self.accelerator: gr.update(choices=accelerator_choices(accelerators), value=chosen.id),
             self.accelerator_facts: accelerator_facts_html(chosen),
             self.accelerator_strength: gr.update(visible=chosen.kind in ADJUSTABLE),
             self.size_facts: size_facts_html(spec),
@@ -131,6 +131,11 @@ class Form:
         if error is not None:
             updates[self.errors.get(error.field, self.errors["prompt"])] = field_error_html(error)
         return updates
+
+
+def accelerator_choices(accelerators: Iterable[AcceleratorSpec]) -> list[tuple[str, str]]:
+    """What the accelerator picker offers: titles and ids."""
+    return [(each.title, each.id) for each in accelerators]
 
 
 def num_time_windows(services: Services, model: str, accelerator: str) -> int:

@@ -21,6 +21,7 @@ from studio.ui.form import (
     Form,
     Updates,
     Values,
+    accelerator_choices,
     accelerator_facts_html,
     advice_html,
     num_time_windows,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from studio.services import Services
 
 NO_PLAN = '<p class="facts"><span>The plan is back as soon as every value makes sense.</span></p>'
+LISTS_EVERY_SECONDS = 5
 QUIETLY: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -49,13 +51,21 @@ def connect_form(form: Form, services: Services) -> None:
     form.accelerator.input(act.change_accelerator, everything, [*outputs, *form.facts], **QUIETLY)
     form.schedule.mode.input(act.change_mode, everything, list(form.schedule.components), **QUIETLY)
     form.presets.select(act.apply_preset, everything, form.outputs, **QUIETLY)
-    gr.on(None, act.refresh_models, None, form.model, **QUIETLY)
+    _follow_catalogue(form, act)
     form.follow_advice.click(act.follow, everything, [*outputs, form.set_by_hand], **QUIETLY)
     form.examples.select(act.example, None, form.prompt, **QUIETLY)
     form.dice.click(lambda: -1, None, form.seed, **QUIETLY)
     planned = [each for field in FIELDS if "prompt" not in field for each in form.components_of(field)]
     shown = [form.grid, form.advice, form.follow_advice, *form.errors.values()]
     gr.on(_listeners(planned, "change"), act.refresh, form.inputs, shown, trigger_mode="always_last", **QUIETLY)
+
+
+def _follow_catalogue(form: Form, act: FormActions) -> None:
+    """Lists are right on a fresh page, and on one that has long been open when a run brings forth something new."""
+    seen = gr.State(-1)
+    lists = [form.model, form.accelerator, seen]
+    gr.on(None, partial(act.refresh_lists, seen), set(lists), lists, **QUIETLY)
+    gr.Timer(LISTS_EVERY_SECONDS).tick(partial(act.refresh_lists, seen), set(lists), lists, **QUIETLY)
 
 
 def _listeners(components: Iterable[Component], event: str) -> list[Any]:
@@ -76,9 +86,22 @@ class FormActions:
         """Remember that a person chose this field's value."""
         return set_by_hand | {field}
 
-    def refresh_models(self) -> Updates:
-        """On a fresh page: a model that was downloaded meanwhile says so."""
-        return {self._form.model: gr.update(choices=model_choices(self._services.models()))}
+    def refresh_lists(self, seen: gr.State, values: Values) -> Updates:
+        """Models and accelerators as the catalogue has them now; on a fresh page also what was downloaded since."""
+        form, services = self._form, self._services
+        revision = services.catalog.revision
+        if values[seen] == revision:
+            return {seen: gr.skip()}
+        models = [each.id for each in services.catalog.models]
+        model = values[form.model] if values[form.model] in models else services.default_model
+        offered = services.accelerators(model)
+        kept = values[form.accelerator] in [each.id for each in offered]
+        accelerator = values[form.accelerator] if kept else services.catalog.model(model).default_accelerator
+        return {
+            form.model: gr.update(choices=model_choices(services.models()), value=model),
+            form.accelerator: gr.update(choices=accelerator_choices(offered), value=accelerator),
+            seen: revision,
+        }
 
     def refresh(self, values: Values) -> Updates:
         """The plan and its cost, what the catalogue recommends, and the first thing that makes no sense."""

@@ -17,6 +17,7 @@ from studio.ui.feedback import availability
 from studio.ui.form import (
     ADJUSTABLE,
     Form,
+    accelerator_choices,
     accelerator_facts_html,
     advice_html,
     hint_html,
@@ -115,7 +116,7 @@ def _build_model(parts: dict[str, Any], name: Naming, services: Services, start:
     parts["model_facts"] = plain_html(model_facts_html(spec, on_disk=on_disk))
     _error(parts, name, "model")
     parts["accelerator"] = gr.Dropdown(
-        [(each.title, each.id) for each in services.accelerators(spec.id)],
+        accelerator_choices(services.accelerators(spec.id)),
         value=accelerator.id,
         label="Accelerator",
         filterable=False,
