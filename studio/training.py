@@ -151,10 +151,13 @@ class TrainingServices:
 
     def base_of(self, model_id: str) -> BaseModel:
         """A model of the catalogue as the trainer needs it. Raises `InvalidRequest` saying why it cannot be one."""
-        spec = self.catalog.model(_text("base", model_id))
-        if reason := self._why_not(spec):
-            fitting = [each.spec.id for each in self.bases() if not each.reason]
-            raise InvalidRequest("base", f"a model that can be trained here ({', '.join(fitting)}): {reason}", spec.id)
+        bases = {each.spec.id: each for each in self.bases()}
+        chosen = bases.get(_text("base", model_id))
+        if chosen is None or chosen.reason:
+            fitting = ", ".join(id for id, each in bases.items() if not each.reason)
+            why = f" ({chosen.reason})" if chosen else ""
+            raise InvalidRequest("base", f"a model that can be trained here: {fitting}{why}", model_id)
+        spec = chosen.spec
         return BaseModel(
             id=spec.id, family=spec.family, source=str(self._folder(spec)), kind=spec.kind, variant=spec.variant,
             revision=spec.revision, prediction_type=spec.prediction_type, license=spec.license,

@@ -8,6 +8,7 @@ Shapes, torch and files of data are not this module's business.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
@@ -237,7 +238,8 @@ def read_fields(kind: Any, where: str, values: object) -> Any:
     hints = typing.get_type_hints(kind)
     for key in values:
         if key not in hints:
-            raise InvalidRequest(str(key)[:80], f"one of {', '.join(sorted(hints))}", values[key])
+            close = difflib.get_close_matches(str(key), hints, 3) or sorted(hints)
+            raise InvalidRequest(str(key)[:80], f"no such field, but perhaps {', '.join(close)}", values[key])
     for each in dataclasses.fields(kind):
         if each.name not in values and each.default is dataclasses.MISSING:
             raise InvalidRequest(each.name, "a value: it has no default", None)
