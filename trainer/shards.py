@@ -41,6 +41,10 @@ class Raw:
     caption: str
 
 
+class CutOff(UnsafeFile):
+    """A shard ended before its end mark; over a network, asking again may help."""
+
+
 def shards_of(pattern: str) -> tuple[str, ...]:
     """`https://host/{00000..00123}.tar` or `/folder/{0..9}.tar` written out. Raises `InvalidRequest`."""
     if not re.match(r"(https?://[^/@]+/|/)", pattern) or not pattern.endswith(".tar"):
@@ -141,8 +145,8 @@ def _members(file: BinaryIO, name: str) -> Iterator[tuple[str, int]]:
         else:
             _skip(file, size + -size % BLOCK, name)
         long_name, long_size = "", None
-    if header.strip(b"\0"):
-        raise _no_tar(name)
+    if len(header) < BLOCK:
+        raise _cut_off(name)
 
 
 def _header_name(header: bytes) -> str:
@@ -183,13 +187,17 @@ def _up_to(file: BinaryIO, count: int) -> bytes:
 def _exactly(file: BinaryIO, count: int, name: str) -> bytes:
     content = _up_to(file, count)
     if len(content) < count:
-        raise UnsafeFile(f"{name}: the shard is cut off: download or make it again, then resume the run.")
+        raise _cut_off(name)
     return content
 
 
 def _skip(file: BinaryIO, count: int, name: str) -> None:
     while count > 0:
         count -= len(_exactly(file, min(count, 2**20), name))
+
+
+def _cut_off(name: str) -> CutOff:
+    return CutOff(f"{name}: the shard is cut off: download or make it again, then resume the run.")
 
 
 def _no_tar(name: str) -> UnsafeFile:

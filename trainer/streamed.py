@@ -32,7 +32,7 @@ from trainer.data import Row, check_control, is_flipped
 from trainer.framing import frame_of, framed
 from trainer.hub_stream import HubStream
 from trainer.order import drawn, permutation
-from trainer.shards import Raw, opened, read_shard, shards_of
+from trainer.shards import CutOff, Raw, opened, read_shard, shards_of
 
 MAX_WARNINGS = 20
 REMEMBERED = 256
@@ -91,7 +91,7 @@ class ShardStream:
                         yield raw
                 self.counts[shard] = count
                 return
-            except ModelUnavailable:
+            except (ModelUnavailable, CutOff):
                 if attempt + 1 == ATTEMPTS or shard.startswith("/"):
                     raise
 
