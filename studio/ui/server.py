@@ -52,6 +52,9 @@ def serve(page: gr.Blocks, settings: Settings, *, options: dict[str, Any], on_st
         _serve_on_space(page, settings, options, on_stop)
         return
     listener = _listen(settings.host, settings.port)
+    page.has_launched = (
+        True  # else gradio lets a request name any file of this machine as its upload (mounting forgets)
+    )
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(app, page, path="/", root_path=settings.root_path or None, **_arguments(settings, options))
     mounted = next(route.app for route in app.routes if isinstance(route, Mount))

@@ -18,6 +18,7 @@ from studio.errors import InvalidRequest, NotFound, StudioError
 from studio.ui.feedback import bytes_in_words, failure_html, field_error_html
 from studio.ui.plain_html import live_html, plain_html
 from studio.ui.train_dataset import EMPTY_HTML, TABLETOP_HTML, summary_html
+from studio.ui.uploads import uploaded_files
 
 if TYPE_CHECKING:
     from studio.training import TrainingServices
@@ -132,11 +133,11 @@ class DatasetActions:
         """Import with progress; the new dataset is chosen, or a sentence says why there is none."""
         field = self._field
         try:
-            paths = [Path(each) for each in files or ()]
-            if not paths or not all(path.is_file() for path in paths):
+            if not files:
                 raise NotFound("Drop a zip or some pictures first.")
+            found = uploaded_files(files, self._training.settings.served_dir)
             yield {field.run_import: gr.update(interactive=False), field.words: "Reading the files…"}
-            for told in self._import([(path.name, path) for path in paths], (title or "").strip(), caption or ""):
+            for told in self._import(found, (title or "").strip(), caption or ""):
                 if isinstance(told, str):
                     yield {field.words: told}
                     continue
