@@ -107,7 +107,7 @@ class TrainingServices:
         make_room: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.settings, self.catalog = settings, catalog
-        self._launcher = launcher or Launcher()
+        self._launcher, self._make_room = launcher or Launcher(), make_room
         self._hub = Hub(settings.hub_cache, settings.offline)
         self._recipes = load_recipes(settings.presets_dir)
         self._runs = RunsFolder(settings.runs_dir)
@@ -213,6 +213,7 @@ class TrainingServices:
         if lease is None:
             raise Busy("The device is training, and an estimate made beside it would be wrong: wait for that run, or "
                        "start this one without an estimate and it waits its turn.")  # fmt: skip
+        self._make_room()
         return measure(self._preflights.create(config), self._launcher, lease)
 
     def start(self, config: TrainingConfig) -> RunStatus:

@@ -17,8 +17,11 @@ START_SECONDS = 120
 class StudioProcess:
     """`with StudioProcess(data_dir) as studio:` until it listens; `studio.url`, `studio.log`, `studio.terminate()`."""
 
-    def __init__(self, data_dir: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "app.py", "--engine", "fake", "--port", "0", "--data-dir", str(data_dir), *flags]
+    def __init__(
+        self, data_dir: Path, *flags: str, environment: dict[str, str] | None = None,
+        program: tuple[str, ...] = ("app.py",),
+    ) -> None:  # fmt: skip
+        command = [sys.executable, *program, "--engine", "fake", "--port", "0", "--data-dir", str(data_dir), *flags]
         self.lines: list[str] = []
         self.url = ""
         self._listens = threading.Event()

@@ -31,7 +31,8 @@ def command_lines(config: TrainingConfig, num_processes: int = 1, nodes: int = 1
     for name, value, most in (("num_processes", num_processes, MAX_PROCESSES), ("nodes", nodes, MAX_NODES)):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise InvalidRequest(name, f"a whole number from 1 to {most}", value)
-    ways = [_torchrun(num_processes, nodes), _accelerate(config, num_processes, nodes)]
+    samples = config.batch_size * config.gradient_accumulation * num_processes * nodes
+    ways = [_torchrun(num_processes, nodes, samples), _accelerate(num_processes, nodes)]
     if num_processes == nodes == 1:
         ways.insert(0, CommandLine(title="One process", lines=(f"python -m trainer {RUN}",)))
     if nodes == 1:
@@ -39,10 +40,11 @@ def command_lines(config: TrainingConfig, num_processes: int = 1, nodes: int = 1
     return tuple(ways)
 
 
-def _torchrun(num_processes: int, nodes: int) -> CommandLine:
+def _torchrun(num_processes: int, nodes: int, samples: int) -> CommandLine:
+    note = f"The batch size is that of each process: a step sees {samples} pictures in all."
     if nodes == 1:
         line = f"torchrun --standalone --nproc-per-node {num_processes} -m trainer {RUN}"
-        return CommandLine(title="torchrun", lines=(line,), note="The batch size is that of each process.")
+        return CommandLine(title="torchrun", lines=(line,), note=note)
     line = (
         f"torchrun --nnodes {nodes} --nproc-per-node {num_processes} --rdzv-backend c10d --rdzv-endpoint HOST:29500 "
         f"--rdzv-id {RUN} -m trainer {RUN}"
@@ -50,18 +52,16 @@ def _torchrun(num_processes: int, nodes: int) -> CommandLine:
     return CommandLine(
         title="torchrun",
         lines=(line,),
-        note="The same line on every machine; HOST is one of them, RUN is shared.",
+        note=f"{note} The same line on every machine; HOST is one of them, RUN is shared.",
     )
 
 
-def _accelerate(config: TrainingConfig, num_processes: int, nodes: int) -> CommandLine:
+def _accelerate(num_processes: int, nodes: int) -> CommandLine:
     lines = [f"accelerate launch --num_processes {num_processes * nodes} --num_machines {nodes}"]
     if nodes > 1:
         lines[0] += " --machine_rank RANK --main_process_ip HOST --main_process_port 29500"
     elif num_processes > 1:
         lines[0] += " --multi_gpu"
-    if config.base.family == "sdxl" and config.student == "full" and num_processes * nodes > 1:
-        lines[0] += " --use_fsdp --fsdp_version 2"
     note = "On processors alone take torchrun: accelerate launch --cpu runs one process, whatever is asked for."
     return CommandLine(title="accelerate", lines=(f"{lines[0]} -m trainer {RUN}",), note=note)
 
