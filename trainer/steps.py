@@ -52,9 +52,16 @@ class ConfigChanged(Exception):
 class Task(Protocol):
     """What is trained. `forwards(step, micro)` is the mean loss of one forward of this process."""
 
-    forwards: nn.Module
-    parameters: Mapping[str, nn.Parameter]
-    facts: Mapping[str, str]  # what else must be the same when a run is taken up again, by what to call it
+    @property
+    def forwards(self) -> nn.Module: ...
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]: ...
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What else must be the same when a run is taken up again, by what to call it."""
+        ...
 
     def wishes(self) -> frozenset[str]:
         """What somebody asks for now, out of `WISHES`; asked of every process between two steps."""

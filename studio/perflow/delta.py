@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import torch
@@ -76,9 +77,12 @@ class DeltaWeights:
         return cls(tensors=difference, spec=spec)
 
     def write(
-        self, path: str | Path, *, dtype: torch.dtype = torch.float16, max_shard_bytes: int = MAX_SHARD_BYTES
-    ) -> Path:
+        self, path: str | Path, *, dtype: torch.dtype = torch.float16, max_shard_bytes: int = MAX_SHARD_BYTES,
+        notes: Mapping[str, str] = MappingProxyType({}),
+    ) -> Path:  # fmt: skip
         """Write one file (`path` ends in .safetensors) or a folder of shards with an index; returns what to read.
+
+        `notes` are further texts for the metadata, such as the recipe; nobody needs them to use the weights.
 
         Whatever happens, what stands at `path` is the old delta or the new one, never part of one.
         """
@@ -86,7 +90,7 @@ class DeltaWeights:
         for name, tensor in tensors.items():
             if not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"{name}: expected finite values in {dtype}, got NaN or overflow.")
-        metadata = {"format": "pt", _SPEC_KEY: json.dumps(asdict(self.spec), sort_keys=True)}
+        metadata = {**notes, "format": "pt", _SPEC_KEY: json.dumps(asdict(self.spec), sort_keys=True)}
         path = Path(path)
         if path.suffix == ".safetensors":
             _replace(path, save(tensors, metadata))

@@ -1,0 +1,168 @@
+"""A real trainer, killed: it goes on from at least its last acknowledged checkpoint and ends bit-identical.
+
+Real networks (tiny and random), a stored dataset, accumulation and two workers that read ahead; killed at steps and,
+by strace, at every mutating system call of a save and of the export, which are also refused by a full disk and by I/O
+errors. The whole campaign is `slow` and prints its counts; every default run does a part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from studio.runs.events import CheckpointSaved, Finished, Started, StepLogged, read_events
+from studio.runs.folder import RunFolder
+from tests.trainer.faults import FULL_DISK, IO_ERROR, KILL, MUTATING, Call, needs_strace
+from tests.trainer.little import little_run
+from tests.trainer.zygote import Zygote
+from trainer.checkpoint_folder import newest
+
+CONFIG = {"gradient_accumulation": 2, "num_workers": 2, "num_checkpoints_kept": 1, "pair_reuse": 2, "student": "lora",
+          "lora_rank": 2}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    found = Zygote()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kill")
+
+
+@pytest.fixture(scope="module")
+def whole(zygote: Zygote, folder: Path) -> RunFolder:
+    """A run that nobody interrupted."""
+    run = little_run(folder, "whole", **CONFIG)
+    assert zygote.run(run.path) == 0, run.log_path.read_text()
+    return run
+
+
+def result_of(run: RunFolder) -> dict[str, str]:
+    """The sha256 of all that a run leaves: its last checkpoint and its export."""
+    last = newest(run.checkpoints_dir)
+    assert last is not None
+    files = [*last.iterdir(), *(path for path in run.export_dir.rglob("*") if path.is_file())]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def losses_of(run: RunFolder) -> dict[int, tuple[float, float]]:
+    found = [event for event in read_events(run.events_path)[0] if isinstance(event, StepLogged)]
+    return {event.step: (event.loss, event.gradient_norm) for event in found}
+
+
+def acknowledged(run: RunFolder) -> int:
+    found = [event for event in read_events(run.events_path)[0] if isinstance(event, CheckpointSaved)]
+    return max((event.step for event in found), default=0)
+
+
+def finish(zygote: Zygote, run: RunFolder, whole: RunFolder, at_least: int) -> None:
+    """Take a cut run up again; it must end as the whole one did."""
+    assert zygote.run(run.path) == 0, run.log_path.read_text()
+    events = read_events(run.events_path)[0]
+    assert isinstance(events[-1], Finished)
+    started = [event for event in events if isinstance(event, Started)][-1]
+    assert started.step >= at_least
+    assert losses_of(run) == losses_of(whole)
+    assert result_of(run) == result_of(whole)
+    assert sorted(path.name for path in run.path.iterdir()) == sorted(path.name for path in whole.path.iterdir())
+
+
+# --- killed at steps ---
+
+
+def killed_at(zygote: Zygote, folder: Path, whole: RunFolder, mark: str) -> int:
+    """How the process ended when it was killed at a mark in its events; the run is then finished and compared."""
+    name = "cut-" + re.sub(r"\W+", "-", mark)
+    run = little_run(folder, name, **CONFIG)
+    status = zygote.run_killed_at(run.path, mark)
+    finish(zygote, run, whole, acknowledged(run))
+    shutil.rmtree(run.path)
+    return status
+
+
+@pytest.mark.parametrize("mark", ['"step": 3, "loss"', '"writing the result"'])
+def test_killed_at_a_step_it_ends_bit_identical(zygote: Zygote, folder: Path, whole: RunFolder, mark: str) -> None:
+    assert killed_at(zygote, folder, whole, mark) in (-9, 0)
+
+
+@pytest.mark.slow
+def test_killed_at_any_step_or_phase_it_ends_bit_identical(zygote: Zygote, folder: Path, whole: RunFolder) -> None:
+    marks = [f'"step": {step}, "loss"' for step in range(1, 7)]
+    marks += ['"loading the base"', '"encoding pictures', '"measuring the base', "00000000-0.png", '"started"',
+              '"validated"', '"drawing samples"', "00000006-2.png"]  # fmt: skip
+    random.Random(0).shuffle(marks)
+    counts = Counter(killed_at(zygote, folder, whole, mark) for mark in marks)
+    print("killed at marks:", len(marks), "ends:", dict(counts))
+    assert counts[-9] >= len(marks) - 2
+
+
+# --- every mutating system call of a save and of the export ---
+
+
+def traced_calls(zygote: Zygote, folder: Path) -> list[Call]:
+    """The calls below the run's folder that belong to its second save and to its export."""
+    run = little_run(folder, "traced", **CONFIG)
+    trace = folder / "trace"
+    assert zygote.run_traced(run.path, "-yy", "-e", f"trace={MUTATING}", "-o", str(trace)) == 0
+    seen: Counter[tuple[str, str]] = Counter()
+    calls, saves = [], 0
+    for line in trace.read_text(encoding="utf-8", errors="replace").splitlines():
+        match = re.match(r"(\d+)\s+(\w+)\(", line)
+        if match is None:
+            continue
+        seen[match[1], match[2]] += 1
+        saves += match[2] == "mkdir" and "checkpoints/.staged" in line
+        wanted = ("/checkpoints" in line and saves == 2) or "export" in line
+        reads = match[2] in ("open", "openat") and "O_CREAT" not in line
+        if wanted and not reads and str(run.path) in line:
+            calls.append(Call(match[2], seen[match[1], match[2]], line))
+    shutil.rmtree(run.path)
+    return calls
+
+
+def failed_at(zygote: Zygote, folder: Path, whole: RunFolder, call: Call, fault: str) -> str:
+    """What one fault did; the run is then taken up until it ends, and compared."""
+    run = little_run(folder, f"{call}-{fault[-4:]}".lower(), **CONFIG)
+    status = zygote.run_traced(run.path, "-e", f"trace={call.name}", "-o", "/dev/null", "-e",
+                               f"inject={call.name}:{fault}:when={call.count}")  # fmt: skip
+    assert (status == -9) == (fault == KILL), f"{call.line}: {status}"
+    if status == 0:
+        assert result_of(run) == result_of(whole), call.line
+        assert losses_of(run) == losses_of(whole)
+    else:
+        finish(zygote, run, whole, acknowledged(run))
+    shutil.rmtree(run.path)
+    return {0: "went on", 1: "failed with a sentence", -9: "killed"}[status]
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_fault_at_any_call_of_a_save_or_an_export(zygote: Zygote, folder: Path, whole: RunFolder) -> None:
+    calls = traced_calls(zygote, folder)
+    counts: Counter[str] = Counter()
+    for fault in (KILL, FULL_DISK, IO_ERROR):
+        counts.update(f"{fault}: {failed_at(zygote, folder, whole, call, fault)}" for call in calls)
+    print("kill campaign:", len(calls), "calls,", counts.total(), "faults:", dict(counts))
+    assert len(calls) > 30
+
+
+@needs_strace
+def test_a_fault_at_some_calls_of_a_save_or_an_export(zygote: Zygote, folder: Path, whole: RunFolder) -> None:
+    calls = traced_calls(zygote, folder)
+    third = len(calls) // 3
+    chosen = ((calls[third], KILL), (calls[2 * third], FULL_DISK))
+    counts = Counter(f"{fault}: {failed_at(zygote, folder, whole, call, fault)}" for call, fault in chosen)
+    print("part of the kill campaign:", len(calls), "calls,", dict(counts))
+    assert counts[f"{KILL}: killed"] == 1
