@@ -82,6 +82,10 @@ class Source(Protocol):
         """At most `count` samples that `rows` never gives, with pixels, all of one shape."""
         ...
 
+    def close(self) -> None:
+        """Let go of processes and connections."""
+        ...
+
 
 @dataclass(kw_only=True, eq=False)
 class TrainingData:
@@ -90,7 +94,6 @@ class TrainingData:
     config: TrainingConfig
     encodings: Encodings
     source: Source
-    flip: bool = False
     _ahead: dict[tuple[int, int, int, int], Future[list[Row]]] = field(default_factory=dict, init=False)
     _pool: ThreadPoolExecutor | None = field(default=None, init=False)
 
@@ -111,7 +114,7 @@ class TrainingData:
         encodings = Encodings(encoder=networks, shelf=Shelf(folder=kind.cache_dir(config, cache_dir)))
         total = config.batch_size * config.gradient_accumulation * world
         source = kind.of(config, encodings, total, cache_dir)
-        return cls(config=config, encodings=encodings, source=source, flip=config.random_flip)
+        return cls(config=config, encodings=encodings, source=source)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -148,6 +151,7 @@ class TrainingData:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+        self.source.close()
 
     # --- which samples ---
 

@@ -134,6 +134,9 @@ class StoredSource:
         """Held-out pictures with their pixels."""
         return [self._row(index, False, with_pixels=True) for index in (self._held_out or [0])[:count]]
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def _row(self, index: int, flipped: bool, with_pixels: bool = False) -> Row:
         entry, size = self._entries[index], self._size_of[index]
         found = self._tensors(index, flipped)

@@ -212,6 +212,9 @@ class StreamedSource:
         rows = [self._row(raw, False, with_pixels=True) for raw in samples]
         return [row for row in rows if row is not None]
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def _row(self, raw: Raw, flipped: bool, with_pixels: bool = False) -> Row | None:
         """A sample decoded and encoded; `None`, and a warning, where it cannot be."""
         size = (self.config.resolution, self.config.resolution)

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -279,3 +281,23 @@ def test_no_space_is_said_before_anything_is_written(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(StorageError, match="free some space"):
         store.import_zip(path, "No space")
+
+
+def test_a_killed_import_leaves_nothing_that_a_start_does_not_sweep(store: DatasetStore, tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "a.zip", {f"{n}.png": picture(n) for n in range(6)})
+    code = (
+        "import sys; from pathlib import Path; from studio.datasets.store import DatasetStore\n"
+        "def report(fraction, words):\n"
+        "    if fraction > 0.5: print(words, flush=True); sys.stdin.read()\n"
+        "DatasetStore(Path(sys.argv[1])).import_zip(Path(sys.argv[2]), 'Killed', report=report)\n"
+    )
+    before = everything_in(store.path)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(store.path), str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"picture 5 of 6\n"
+        assert len(list(store.path.glob(f"{ASIDE}*/images/*.png"))) == 4
+        process.kill()
+    assert [dataset.id for dataset in store.all()] == ["old"]
+    assert everything_in(DatasetStore(store.path).path) == before
