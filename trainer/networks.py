@@ -66,6 +66,8 @@ class Networks:
         """Read a base from its folder, single file or the hub. Raises `ModelUnavailable`, `IncompatibleWeights`."""
         half_dtype(device, precision)  # refuse what this device cannot do before reading gigabytes
         pipe = _read(base)
+        if (pipe.unet.config.get("addition_embed_type") == "text_time") != (base.family == "sdxl"):
+            raise IncompatibleWeights(f"{base.id}: expected a {base.family} pipeline, got one of another family.")
         for part in (pipe.unet, pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
             if part is not None:
                 nn.Module.to(part.requires_grad_(False).eval(), torch.device(device), torch.float32)
@@ -248,6 +250,8 @@ def _read(base: BaseModel) -> Any:
     """A stock pipeline in fp32 on the CPU; from fp16 files that is the same weights, bit by bit."""
     source = Path(base.source).expanduser()
     try:
+        if base.kind != "hub" and not source.exists():
+            raise FileNotFoundError(f"no such {'file' if base.kind == 'single_file' else 'folder'}")
         if source.is_file():
             return _read_single_file(base, source)
         return PIPELINES[base.family].from_pretrained(
