@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ from studio.types import ModelSpec
 LOG = logging.getLogger(__name__)
 MAX_QUEUED = 16
 MIN_FREE_BYTES = 256 * 1024 * 1024
-TABLETOP = DatasetRef(id="tabletop", kind="tabletop", title="Tabletop scenes (endless)")
+TABLETOP = DatasetRef(id="tabletop", kind="tabletop", title="Tabletop scenes")
+_TABLETOP_ID = re.compile(r"tabletop(?::(endless|[1-9][0-9]{0,6}))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +166,11 @@ class TrainingServices:
         )  # fmt: skip
 
     def dataset_of(self, dataset_id: str) -> DatasetRef:
-        """A stored dataset, or "tabletop", as the trainer needs it. Raises `InvalidRequest`."""
-        if _text("dataset", dataset_id) == TABLETOP.id:
-            return TABLETOP
+        """A stored dataset as the trainer needs it, or the built-in scenes: "tabletop" (a pool of them, rendered once),
+        "tabletop:500" (a pool of 500), "tabletop:endless" (never the same twice). Raises `InvalidRequest`."""
+        if found := _TABLETOP_ID.fullmatch(_text("dataset", dataset_id)):
+            how = found[1] or ""
+            return replace(TABLETOP, id=dataset_id, source=f"pool:{how}" if how.isdigit() else how)
         try:
             found = self._store.get(dataset_id)
         except NotFound as error:

@@ -14,12 +14,16 @@ import pytest
 from gradio_client import Client
 
 from studio.runs.events import Started, StepLogged, Stopped, read_events
+from studio.runs.folder import RunFolder
 from studio.runs.jobs import Jobs
+from studio.runs.launch import Launcher
+from tests.runs import fake_trainer
 from tests.runs.waiting import ENDLESS, is_running, until
 from tests.studio_process import StudioProcess
 
 FAKE = ("-m", "tests.runs.studio_with_fake_trainer")
 REAL = ("app.py",)
+FAKE_TRAINER = Launcher(command=fake_trainer.COMMAND)
 ADOPTED_WITHIN_SECONDS = 5.0
 
 
@@ -56,8 +60,8 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "data"
     yield folder
     for path in (folder / "runs").glob("*"):
-        with contextlib.suppress(ProcessLookupError, StopIteration):
-            os.killpg(Run(folder, path.name).pid, signal.SIGKILL)
+        if process := Launcher().find(RunFolder(path)) or FAKE_TRAINER.find(RunFolder(path)):
+            process.signal_group(signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -73,10 +77,11 @@ def begin(studio: StudioProcess, data_dir: Path, **settings: Any) -> Run:
     """A run through the API, until it has made a few steps."""
     with client_of(studio) as client:
         answer = client.predict(
-            name="a run", recipe="cpu-accelerate", settings={"num_steps": ENDLESS, **settings}, api_name="/train_start"
-        )
+            name="a run", recipe="cpu-accelerate", dataset="tabletop:4", settings={"num_steps": ENDLESS, **settings},
+            api_name="/train_start",
+        )  # fmt: skip
     run = Run(data_dir, answer["id"])
-    until(lambda: run.num_steps > 2, seconds=240)
+    until(lambda: run.num_steps > 2, seconds=900)
     return run
 
 
@@ -109,6 +114,7 @@ def test_a_server_killed_in_mid_run_is_followed_by_one_that_adopts_it(data_dir: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_real_trainer_outlives_a_killed_server_and_is_adopted(data_dir: Path) -> None:
     settings = {"batch_size": 1, "num_held_out": 2, "sample_steps": [2], "validate_every_steps": 100_000,
                 "sample_every_steps": 100_000, "warmup_steps": 1, "device": "cpu"}  # fmt: skip

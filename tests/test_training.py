@@ -97,9 +97,16 @@ def test_ids_become_folders_and_a_recipe_gives_what_nobody_typed(training: Train
     assert config.resolution == 128
 
 
+def test_tabletop_is_a_pool_of_scenes_or_endless(training: TrainingServices) -> None:
+    sources = {id: training.dataset_of(id).source for id in ("tabletop", "tabletop:500", "tabletop:endless")}
+    assert sources == {"tabletop": "", "tabletop:500": "pool:500", "tabletop:endless": "endless"}
+
+
 @pytest.mark.parametrize(
     ("field", "values"),
     [
+        ("dataset", {"dataset": "tabletop:/etc"}),
+        ("dataset", {"dataset": "tabletop:0"}),
         ("base", {"base": "no-such-model"}),
         ("base", {"base": "/etc"}),
         ("base", {"base": {"id": "x", "family": "sd15", "source": "/etc"}}),

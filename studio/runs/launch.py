@@ -7,6 +7,7 @@ the studio; it gets one descriptor, the device's lease, and no token. Knows no s
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ class Launcher:
 
 
 def last_lines(path: Path, count: int = 20, *, max_bytes: int = 16 * 1024) -> tuple[str, ...]:
-    """The end of a log, a progress bar's overwritten lines counted once; a missing file has none."""
+    """The end of a log as plain text, an overwritten line counted once; a missing file has none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -82,6 +83,7 @@ def last_lines(path: Path, count: int = 20, *, max_bytes: int = 16 * 1024) -> tu
         return ()
     except OSError as error:
         raise StorageError(f"{path.name} cannot be read: {error.strerror}.") from error
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     lines = [line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n")]
     return tuple([line for line in lines if line][-count:])
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from studio.errors import NotFound, StorageError
-from studio.runs.events import Failed, Finished, Started, Stopped, read_events
+from studio.runs.events import Failed, Finished, Stopped, read_events
 from studio.runs.folder import RunFolder, RunsFolder
 from studio.runs.jobs import ACTIVE, Job, Jobs, State
 from studio.runs.launch import Launcher, last_lines
@@ -108,7 +108,7 @@ class Monitor:
             self._end(job, run)
             return
         self._listen(run)
-        if job.state == "starting" and any(isinstance(each, Started) for each in _events(run, job)):
+        if job.state == "starting" and _events(run, job):  # it speaks
             self._jobs.move(job.run_id, "running", only_from=("starting",))
         elif job.state == "stopping":
             self._hurry(job)

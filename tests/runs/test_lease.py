@@ -118,6 +118,6 @@ def test_a_process_is_known_by_more_than_its_pid() -> None:
 def test_the_end_of_a_log_is_read_whatever_is_in_it(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     assert last_lines(log) == ()
-    log.write_bytes(b"first\n" + b"x" * 100_000 + b"\n\xff\xfe\n  10%\r 50%\r100%\n\nlast")
+    log.write_bytes(b"first\n" + b"x" * 100_000 + b"\n\xff\xfe\x1b[A\n  10%\r 50%\r100%\n\nlast")
     assert last_lines(log, 3) == ("\ufffd\ufffd", "100%", "last")
     assert len(last_lines(log)) <= 20
