@@ -1,4 +1,6 @@
-"""`python -m trainer RUN` trains a run's folder; `--preflight RUN` measures it first; `--publish REPO RUN` uploads it.
+"""`python -m trainer RUN` trains a run's folder; `--preflight RUN` measures it first.
+
+Of a finished run, `--publish REPO RUN` uploads the result and `--lora RANK RUN` makes LoRA files of its delta weights.
 
 RUN is a folder with a `config.json` (`studio.runs.folder`). Several processes: `python -m torch.distributed.run
 --nproc_per_node 2 -m trainer RUN`. SIGTERM and `RUN/requests/stop` end it after a checkpoint, with exit status 0.
@@ -25,6 +27,7 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--preflight", action="store_true", help="two real steps and one sample; writes preflight.json")
     what.add_argument("--publish", metavar="REPO", help="upload the finished run's export to the hub, with HF_TOKEN")
+    what.add_argument("--lora", metavar="RANK", type=int, help="LoRA files of a finished run's delta weights, by SVD")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     logging.raiseExceptions = False  # a full disk under the log is no reason to end
@@ -40,6 +43,10 @@ def _do(asked: argparse.Namespace, stopping: Stopping) -> int:
             from trainer.publishing import publish
 
             return publish(folder, asked.publish, os.environ.get("HF_TOKEN", ""))
+        if asked.lora is not None:
+            from trainer.publishing import write_lora
+
+            return write_lora(folder, asked.lora)
         if asked.preflight:
             from trainer.preflight import preflight
 

@@ -194,6 +194,8 @@ def lora(run: RunFolder, rank: int) -> float:
 
     Raises `NotFound`, `InvalidRequest`.
     """
+    if not 1 <= rank <= 1024:
+        raise InvalidRequest("lora", "a rank from 1 to 1024", rank)
     described, config = read_export(run), run.config()
     if described is None:
         raise NotFound(f"{run.id} has no result yet: let it finish first.")

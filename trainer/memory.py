@@ -18,7 +18,7 @@ def memory_in_use(device: torch.device) -> int:
     try:
         return int(_STATM.read_text().split()[1]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
-        return peak_memory(device)
+        return 0  # not told by this system
 
 
 def peak_memory(device: torch.device) -> int:
@@ -26,7 +26,7 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return max(memory_in_use(device), peak if sys.platform == "darwin" else peak * 1024)
 
 
 def total_memory(device: torch.device) -> int | None:

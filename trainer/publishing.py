@@ -1,4 +1,4 @@
-"""Puts a finished run's result on the hub, when somebody asks for it by name and gives a token; never by itself."""
+"""What somebody may ask of a finished run: its result on the hub (with a token, never by itself), or as a LoRA."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from studio.errors import StudioError
 from studio.runs.exports import read_export
 from studio.runs.folder import RunFolder
+from trainer.exporting import lora
 
 log = logging.getLogger(__name__)
 
@@ -37,4 +38,15 @@ def publish(folder: Path, repo: str, token: str) -> int:
         log.error("%s could not be published: %s", repo, str(error).splitlines()[0][:300])
         return 1
     log.info("published as https://huggingface.co/%s", repo)
+    return 0
+
+
+def write_lora(folder: Path, rank: int) -> int:
+    """LoRA files beside the delta weights; the exit status."""
+    try:
+        lost = lora(RunFolder(folder), rank)
+    except (StudioError, OSError) as error:
+        log.error("%s", error)
+        return 1
+    log.info("written to export/lora-%d; it loses %.1f %% of the delta weights' norm", rank, 100 * lost)
     return 0

@@ -11,28 +11,24 @@ import hashlib
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from studio.runs.events import CheckpointSaved, Finished, Started, StepLogged, read_events
 from studio.runs.folder import RunFolder
-from tests.trainer.faults import FULL_DISK, IO_ERROR, KILL, MUTATING, Call, needs_strace
+from tests.trainer.faults import FULL_DISK, IO_ERROR, KILL, MUTATING, ROOT, Call, environment, needs_strace
 from tests.trainer.little import little_run
 from tests.trainer.zygote import Zygote
 from trainer.checkpoint_folder import newest
 
 CONFIG = {"gradient_accumulation": 2, "num_workers": 2, "num_checkpoints_kept": 1, "pair_reuse": 2, "student": "lora",
           "lora_rank": 2}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    found = Zygote()
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +101,22 @@ def test_killed_at_any_step_or_phase_it_ends_bit_identical(zygote: Zygote, folde
     counts = Counter(killed_at(zygote, folder, whole, mark) for mark in marks)
     print("killed at marks:", len(marks), "ends:", dict(counts))
     assert counts[-9] >= len(marks) - 2
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_run(folder: Path, whole: RunFolder) -> None:
+    """One process with two accumulated forwards sees what two processes see: the same losses, within rounding."""
+    run = little_run(folder, "both", **{**CONFIG, "gradient_accumulation": 1})
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "trainer"]
+    done = subprocess.run(
+        [*command, str(run.path)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    for step, (loss, norm) in losses_of(run).items():
+        assert (loss, norm) == pytest.approx(losses_of(whole)[step], rel=1e-3), step
+    mine, others = (load_file(each.export_dir / "pytorch_lora_weights.safetensors") for each in (run, whole))
+    for name, value in mine.items():
+        torch.testing.assert_close(value, others[name], rtol=1e-2, atol=1e-3)
 
 
 # --- every mutating system call of a save and of the export ---
