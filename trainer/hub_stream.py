@@ -6,17 +6,20 @@ Pictures are taken undecoded, so that they pass the same checks as any other; no
 from __future__ import annotations
 
 import re
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import HfFileSystem
+from huggingface_hub.constants import ENDPOINT
 
 from studio.errors import InvalidRequest, ModelUnavailable
 from trainer.order import drawn
 from trainer.shards import MAX_PICTURE_BYTES, Raw, plain_caption
 
 SHUFFLE_BUFFER = 1000
+TIMEOUT_SECONDS = 8
 IMAGE_COLUMNS, CAPTION_COLUMNS = ("image", "jpg", "png", "webp"), ("text", "caption", "prompt", "txt")
 
 
@@ -24,6 +27,7 @@ IMAGE_COLUMNS, CAPTION_COLUMNS = ("image", "jpg", "png", "webp"), ("text", "capt
 class HubStream:
     """`datasets` in streaming mode. `dataset` is its iterable, whose pictures come undecoded."""
 
+    id: str
     dataset: Any
     seed: int
     num_held_out: int
@@ -37,15 +41,15 @@ class HubStream:
             raise InvalidRequest("dataset", "an id of the hub such as owner/name", id)
         try:
             import datasets
+            from datasets.exceptions import DatasetsError
         except ImportError as error:
             raise ModelUnavailable("Datasets of the hub need one more package: pip install datasets==5.2.0") from error
         try:
+            with urllib.request.urlopen(f"{ENDPOINT}/api/datasets/{id}", timeout=TIMEOUT_SECONDS):
+                pass  # the library would ask five times over half a minute
             found = datasets.load_dataset(id, split="train", streaming=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            what = f"The dataset {id} cannot be opened ({str(error)[:200]})"
-            raise ModelUnavailable(
-                f"{what}: check its id and the network; only public ones can be streamed."
-            ) from error
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+            raise _unreadable(id, error) from error
         return cls.reading(found, id, seed, num_held_out)
 
     @classmethod
@@ -60,17 +64,25 @@ class HubStream:
             raise InvalidRequest("dataset", words, ", ".join(columns))
         caption = next((name for name in CAPTION_COLUMNS if name in columns), None)
         plain = dataset.cast_column(image, Image(decode=False))
-        return cls(dataset=plain, seed=seed, num_held_out=num_held_out, image=image, caption=caption)
+        return cls(id=id, dataset=plain, seed=seed, num_held_out=num_held_out, image=image, caption=caption)
 
     def epoch(self, number: int, skip: int) -> Iterator[Raw]:
         """Through a shuffle buffer, by (seed, epoch)."""
         rest = self.dataset.skip(self.num_held_out)
         shuffled = rest.shuffle(seed=drawn(self.seed, "hub", number) % 2**32, buffer_size=SHUFFLE_BUFFER)
-        yield from map(self._raw, enumerate(shuffled.skip(skip), skip))
+        yield from self._samples(shuffled.skip(skip), skip)
 
     def first(self, count: int) -> list[Raw]:
         """The first samples as they are listed."""
-        return list(map(self._raw, enumerate(self.dataset.take(min(count, self.num_held_out)))))
+        return list(self._samples(self.dataset.take(min(count, self.num_held_out)), 0))
+
+    def _samples(self, dataset: Any, first: int) -> Iterator[Raw]:
+        from datasets.exceptions import DatasetsError
+
+        try:
+            yield from map(self._raw, enumerate(dataset, first))
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+            raise _unreadable(self.id, error) from error
 
     def _raw(self, numbered: tuple[int, dict[str, Any]]) -> Raw:
         number, values = numbered
@@ -83,3 +95,11 @@ class HubStream:
                 content = file.read(MAX_PICTURE_BYTES)
         caption = plain_caption(text if isinstance(text, str) else "")
         return Raw(name=f"sample {number}", content=content, caption=caption)
+
+
+def _unreadable(id: str, error: Exception) -> ModelUnavailable:
+    reason = " ".join(str(getattr(error, "reason", None) or error).split())[:200]
+    return ModelUnavailable(
+        f"The dataset {id} cannot be read ({reason}): check its id and the network; only public ones can be streamed. "
+        "Then resume the run."
+    )

@@ -319,6 +319,27 @@ def test_a_hub_dataset_without_pictures_is_said() -> None:
         HubStream.reading(hub_dataset().remove_columns("image"), "owner/name", 0, 0)
 
 
+def test_a_hub_out_of_reach_is_said_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    for endpoint, sentence in ((f"{address}/gone", "Not Found"), ("http://127.0.0.1:9", "Connection refused")):
+        monkeypatch.setattr("trainer.hub_stream.ENDPOINT", endpoint)
+        with pytest.raises(ModelUnavailable, match=rf"owner/name cannot be read \(.*{sentence}.*only public ones"):
+            HubStream.of("owner/name", 0, 0)
+
+
+def test_a_hub_dataset_that_breaks_in_the_middle_is_said() -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def rows() -> Iterator[dict[str, object]]:
+        yield {"image": {"bytes": picture(1), "path": None}}
+        raise ConnectionResetError("reset by peer")
+
+    features = datasets.Features({"image": datasets.Image()})
+    stream = HubStream.reading(datasets.IterableDataset.from_generator(rows, features=features), "owner/name", 0, 5)
+    with pytest.raises(ModelUnavailable, match="reset by peer"):
+        stream.first(5)
+
+
 @pytest.mark.parametrize("id", ["../x", "/etc", "a/b/c", "", "http://x"])
 def test_an_id_of_the_hub_is_no_path(tmp_path: Path, id: str) -> None:
     with pytest.raises(StudioError, match="an id of the hub"):
