@@ -137,7 +137,7 @@ def _connect_start(act: StartActions, show: RunActions, panel: RunPanel) -> None
 
     def started(work: Any, values: Values) -> dict[Any, Any]:
         updates, run_id = work({key: value for key, value in values.items() if key is not panel.seen})
-        return {**updates, **(show.look(run_id, values[panel.seen], None) if run_id else {})}
+        return {**updates, **(show.look(run_id, values[panel.seen], None, choose=True) if run_id else {})}
 
     inputs = {*act.inputs, panel.seen}
     shown = [*act.error_places, part.words, part.estimated, part.report, part.skip, part.start, *panel.shown]

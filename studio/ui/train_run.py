@@ -165,17 +165,20 @@ class RunActions:
     def __init__(self, training: TrainingServices, panel: RunPanel) -> None:
         self._training, self._panel = training, panel
 
-    def look(self, chosen: str | None, seen: dict[Any, Any], at: int | None) -> Updates:
-        """The run as it is now; only parts that show something else than before are made again."""
+    def look(self, chosen: str | None, seen: dict[Any, Any], at: int | None, *, choose: bool = False) -> Updates:
+        """The run as it is now; only parts that show something else than before are made again.
+
+        The picker's value is a person's: it changes here only when it names nothing, or to `choose` a new run.
+        """
         panel, runs = self._panel, self._training.runs()
         ids = [each.id for each in runs]
         run_id = chosen if chosen in ids else first_choice(runs)
-        choices = run_choices(runs)
         known = dict(seen) if seen.get("run") == run_id else {"run": run_id}
         updates: Updates = {}
-        for component, key, make in [(panel.picker, choices, lambda: gr.update(
-            choices=choices, value=run_id, visible=bool(runs))), *self._frame(run_id)]:  # fmt: skip
+        for component, key, make in self._frame(runs, run_id):
             self._make(component, key, make, known, updates)
+        if choose or chosen != run_id:
+            updates[panel.picker] = gr.update(choices=run_choices(runs), value=run_id, visible=bool(runs))
         if run_id is not None:
             self._look_at(next(each for each in runs if each.id == run_id), at, known, updates)
         if not updates:
@@ -189,10 +192,13 @@ class RunActions:
             known[component._id] = key
             updates[component] = make()
 
-    def _frame(self, run_id: str | None) -> Iterator[tuple[Any, Any, Callable[[], Any]]]:
-        there = run_id is not None
-        yield self._panel.empty, there, lambda: gr.update(visible=not there)
-        yield self._panel.body, there, lambda: gr.update(visible=there)
+    def _frame(
+        self, runs: tuple[RunStatus, ...], run_id: str | None
+    ) -> Iterator[tuple[Any, Any, Callable[[], Any]]]:  # fmt: skip
+        panel, choices, there = self._panel, run_choices(runs), run_id is not None
+        yield panel.picker, choices, lambda: gr.update(choices=choices, visible=there)
+        yield panel.empty, there, lambda: gr.update(visible=not there)
+        yield panel.body, there, lambda: gr.update(visible=there)
 
     def _look_at(self, status: RunStatus, at: int | None, known: dict[Any, Any], updates: Updates) -> None:
         try:

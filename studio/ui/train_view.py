@@ -7,6 +7,7 @@ This module does not know gradio, folders or processes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,6 +19,7 @@ from studio.ui.curves import Line, chart_html, number, smoothed, thinned
 from studio.ui.feedback import bytes_in_words
 from studio.ui.theme import window_colour
 
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 RUNNING = ("starting", "running", "stopping")
 LIVE = ("queued", *RUNNING)
 STATES = {
@@ -51,7 +53,7 @@ def duration_in_words(seconds: float) -> str:
     if minutes < 120:
         return f"{minutes} min"
     if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
+        return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
     return f"{minutes // 1440} days {minutes % 1440 // 60} h"
 
 
@@ -59,7 +61,7 @@ def phase_in_words(state: RunState, digest: RunDigest) -> str:
     """What is going on right now, in a few words."""
     if state.name == "running" and digest.paused:
         return "Paused: the device is with someone else"
-    if state.name == "running" and digest.phase is not None:
+    if state.name in ("starting", "running") and digest.phase is not None and not state.words:
         share = "" if digest.phase.fraction is None else f" {digest.phase.fraction:.0%}"
         words = digest.phase.words
         return f"{words[:1].upper()}{words[1:]}{share}"
@@ -235,6 +237,7 @@ def _spark(digest: RunDigest, values: Sequence[float], x_end: float) -> str:
 
 def log_html(text: str) -> str:
     """The tail of what the process itself said."""
+    text = _ANSI.sub("", text)
     if not text.strip():
         return '<p class="facts"><span>The process has said nothing yet.</span></p>'
     return f'<pre class="run-log" tabindex="0" aria-label="The log\'s tail">{escape(text)}</pre>'

@@ -24,10 +24,12 @@ BROWSER_ARGUMENTS = [
 START_SECONDS = 120
 
 
-def start_studio(data_dir: Path, *flags: str) -> tuple[subprocess.Popen[str], str]:
-    """Start the app on a free loopback port; returns the process and its address."""
+def start_studio(
+    data_dir: Path, *flags: str, program: tuple[str, ...] = ("app.py",)
+) -> tuple[subprocess.Popen[str], str]:
+    """Start the app, or a program that is one, on a free loopback port; returns the process and its address."""
     process = subprocess.Popen(
-        [sys.executable, "app.py", "--port", "0", "--data-dir", str(data_dir), *flags],
+        [sys.executable, *program, "--port", "0", "--data-dir", str(data_dir), *flags],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,

@@ -57,6 +57,8 @@ def test_states_and_their_reasons_are_words() -> None:
     assert phase_in_words(RunState(name="interrupted"), digest) == "Interrupted"
     digest.add(Phase(words="encoding pictures", fraction=0.5))
     assert phase_in_words(TRAINING, digest) == "Encoding pictures 50%"
+    assert phase_in_words(RunState(name="starting"), digest) == "Encoding pictures 50%"
+    assert "nothing was heard" in phase_in_words(RunState(name="running", words="nothing was heard of it"), digest)
 
 
 @pytest.mark.parametrize("better", [True, False])
@@ -147,4 +149,5 @@ def test_a_sample_is_read_from_the_samples_folder_or_not_at_all(run: RunFolder, 
 
 
 def test_the_log_is_text_not_markup() -> None:
-    assert "&lt;script&gt;" in train_view.log_html("<script>")
+    html = train_view.log_html("<script> \x1b[A\x1b[31mred\x1b[0m")
+    assert "&lt;script&gt; red" in html

@@ -1,7 +1,7 @@
 """Runs as a trainer would leave them, written by the tests through the same events: what the page is tried against.
 
-`python -m tests.ui.written_runs RUN_FOLDER SECONDS_A_STEP` keeps writing like a living trainer until it is done or
-asked to stop; the numbers are made up, the files are real.
+`python -m tests.ui.written_runs SECONDS_A_STEP [--preflight] RUN_FOLDER` lives like a trainer until it is done or asked
+to stop, and stands in for one where a test is about the page; the numbers are made up, the files are real.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from studio.runs.config import BaseModel, DatasetRef, TrainingConfig
+from studio.runs.digest import RunFollower
 from studio.runs.events import (
     CheckpointSaved,
     Finished,
@@ -27,7 +28,10 @@ from studio.runs.events import (
     Validated,
     to_line,
 )
+from studio.runs.exports import Export, write_export
 from studio.runs.folder import RunFolder
+from studio.runs.preflight import PreflightReport, write_report
+from studio.types import DeltaSpec
 
 BASE = BaseModel(id="tabletop", family="tabletop", source="/nowhere")
 UNTRAINED = (0.062, 0.048, 0.031, 0.022)
@@ -109,17 +113,42 @@ def write_end(run: RunFolder, *, better: bool = True) -> None:
                          untrained=last.untrained, beats_untrained=better))  # fmt: skip
 
 
+def write_result(run: RunFolder) -> None:
+    """An export that the catalogue lists; its weights are no weights."""
+    run.export_dir.mkdir(exist_ok=True)
+    (run.export_dir / "perflow_delta.safetensors").write_bytes(b"no weights")
+    (run.export_dir / "README.md").write_text("---\nlicense: mit\n---\n# A card\n\nTrained **here**.\n")
+    facts = DeltaSpec(family="tabletop", num_time_windows=run.config().num_time_windows)
+    export = Export(kind="perflow_delta", family="tabletop", sampler="perflow", base_id="tabletop", delta=facts,
+                    title=run.config().name, step=run.config().num_steps, sha256="0" * 64)  # fmt: skip
+    write_export(run, export)
+
+
 def main() -> None:
-    """Live like a trainer: a step now and then, and obey a request to stop."""
-    run, pause = RunFolder(Path(sys.argv[1])), float(sys.argv[2])
+    """Live like a trainer: measure, or take a step now and then and obey a request to stop."""
+    pace, run = float(sys.argv[1]), RunFolder(Path(sys.argv[-1]))
+    if "--preflight" in sys.argv:
+        write_report(run, PreflightReport(
+            seconds_per_step=1.5, seconds_per_sample=4.0, seconds_start=5.0, seconds_total=7200.0, device="cpu",
+            peak_memory_bytes=2_000_000_000, device_memory_bytes=8_000_000_000, disk_needed_bytes=300_000_000,
+            disk_free_bytes=9_000_000_000, notes=("Written by the tests.",)))  # fmt: skip
+        return
+    with RunFollower(run.events_path).reading() as digest:
+        first = digest.checkpoints[-1].step if digest.checkpoints else 0
     wanted = run.config()
-    write_start(run, pid=os.getpid())
-    for step in range(1, wanted.num_steps + 1):
+    print("a line of the log", flush=True)
+    if first:
+        append(run, Started(step=first, num_steps=wanted.num_steps, config_sha256=wanted.sha256, pid=os.getpid()))
+    else:
+        write_start(run, pid=os.getpid())
+    for step in range(first + 1, wanted.num_steps + 1):
         if run.take("stop"):
-            append(run, Stopped(step=step - 1))
+            append(run, CheckpointSaved(step=step - 1, file=f"step-{step - 1:08d}", seconds=0.1, bytes=1000),
+                   Stopped(step=step - 1))  # fmt: skip
             return
-        time.sleep(pause)
+        time.sleep(pace)
         write_steps(run, step, step, when=time.time(), seconds=0)
+    write_result(run)
     write_end(run)
 
 
