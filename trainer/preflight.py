@@ -83,7 +83,7 @@ def _measured(run: RunFolder, config: TrainingConfig, stopping: Stopping, report
 
 def _timed(loop: StepLoop) -> float:
     began = time.monotonic()
-    loop._one_step()
+    loop.one_step()
     if loop.accelerator.device.type == "cuda":
         torch.cuda.synchronize()
     return time.monotonic() - began

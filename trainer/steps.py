@@ -160,7 +160,7 @@ class StepLoop:
             if "pause" in wishes:
                 self._pause()
                 continue
-            self._one_step()
+            self.one_step()
 
     def _look(self, wishes: frozenset[str], is_done: bool) -> None:
         """Measure and draw where the step says so, once a step."""
@@ -174,7 +174,8 @@ class StepLoop:
         if is_done or self.step % self.config.sample_every_steps == 0:
             self.task.sample(self.step, self.optimization.average, again=False)
 
-    def _one_step(self) -> None:
+    def one_step(self) -> None:
+        """One optimizer step, told; bad ones are counted. Raises `Diverged`."""
         began = time.monotonic()
         rate = rate_at(self.config, self.step)
         stride = self.optimization.step(self._backward, rate, self.step)

@@ -89,7 +89,8 @@ class CheckpointSaved(TrainingEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Warned(TrainingEvent):
-    """What a person should know, in a sentence; `kind` is stable ("nan", "noise", "disk", "checkpoint", "data")."""
+    """What a person should know, in a sentence. `kind` is stable: "nan", "noise", "disk", "checkpoint", "data",
+    "memory", or "note" for what is no trouble."""
 
     kind: str
     words: str

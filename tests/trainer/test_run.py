@@ -29,11 +29,12 @@ from studio.runs.events import (
 )
 from studio.runs.exports import LORA_FILE, read_export
 from studio.runs.folder import RunFolder
-from studio.runs.preflight import read_report
+from studio.runs.preflight import PreflightReport, read_report
 from tests.trainer.little import little_run
 from tests.trainer.zygote import Zygote
 from trainer.exporting import KOHYA_FILE, in_order, lora
 from trainer.lora_layouts import diffusers_layout, kohya_layout, lora_of_delta
+from trainer.preflight import _no_space
 from trainer.publishing import publish
 from trainer.run import in_words, verdict
 from trainer.sampling import Spread
@@ -310,6 +311,13 @@ def test_a_preflight_refuses_in_a_sentence(zygote: Zygote, folder: Path) -> None
     report = read_report(run)
     assert not report.is_possible
     assert "tiny-sd15 cannot be trained" in report.refusals[0]
+
+
+def test_too_little_disk_is_refused_before_a_step() -> None:
+    short = PreflightReport(disk_needed_bytes=5 * 2**30, disk_free_bytes=5 * 2**30)
+    assert "needs 5.2 GB on disk" in _no_space(short)
+    assert "5.0 GB are free" in _no_space(short)
+    assert _no_space(PreflightReport(disk_needed_bytes=5 * 2**30, disk_free_bytes=6 * 2**30)) == ""
 
 
 def test_publishing_needs_a_result_and_a_token(
