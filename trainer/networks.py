@@ -24,8 +24,10 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import try_to_load_from_cache
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from studio.errors import IncompatibleWeights, ModelUnavailable
 from studio.perflow.delta import weights_sha256
@@ -65,6 +67,8 @@ class Networks:
     def load(cls, base: BaseModel, device: str, precision: Precision = "auto") -> Networks:
         """Read a base from its folder, single file or the hub. Raises `ModelUnavailable`, `IncompatibleWeights`."""
         half_dtype(device, precision)  # refuse what this device cannot do before reading gigabytes
+        for each in (diffusers_logging, transformers_logging):
+            each.disable_progress_bar()  # they would only fill the run's log
         pipe = _read(base)
         if (pipe.unet.config.get("addition_embed_type") == "text_time") != (base.family == "sdxl"):
             raise IncompatibleWeights(f"{base.id}: expected a {base.family} pipeline, got one of another family.")
