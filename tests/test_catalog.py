@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from studio.catalog import Catalog
 from studio.errors import CatalogError, InvalidRequest
-from studio.types import GenerationRequest
+from studio.types import AcceleratorSpec, GenerationRequest
 
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
@@ -127,3 +128,20 @@ def test_malformed_entries_are_refused_by_name(tmp_path: Path, models: str, acce
 def test_malformed_presets_are_refused_by_name(tmp_path: Path, text: str, words: str):
     with pytest.raises(CatalogError, match=words):
         Catalog.load(write(tmp_path, bad=text))
+
+
+def test_what_was_trained_here_stands_behind_the_files_and_replaces_none_of_them():
+    catalog = Catalog.load(PRESETS)
+    of_files = catalog.accelerators
+    mine = AcceleratorSpec(id="run-mine", title="Mine", kind="lora", sampler="lcm", families=("sd15",), source="x")
+    shadow = replace(mine, id=of_files[0].id)
+    revision = catalog.revision
+    catalog.show_results(models=(), accelerators=(shadow, mine))
+    assert catalog.accelerators == (*of_files, mine)
+    assert mine in catalog.accelerators_for("dreamshaper-8")
+    assert mine not in catalog.accelerators_for("tabletop")
+    catalog.show_results(models=(), accelerators=(mine,))
+    assert catalog.revision == revision + 1
+    catalog.show_results(models=(), accelerators=())
+    assert catalog.accelerators == of_files
+    assert catalog.revision == revision + 2

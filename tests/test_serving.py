@@ -1,6 +1,6 @@
 """Serving, with real requests to real processes: HARDENING's rules 1 to 5, sub-path proxies, and clean ends.
 
-Rule 3 (what the trainer process may see) has nothing to serve yet. Rule 2's code walk is in test_architecture.
+Rule 3 (what the trainer process may see) is in runs/test_monitor, rule 2's code walk in test_architecture.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gradio as gr
@@ -193,3 +194,21 @@ def test_an_empty_prompt_is_refused_before_any_work(drawing: Drawing) -> None:
     updates = list(drawing.draw(page_of(drawing.form, prompt="  "), SESSION))
     assert len(updates) == 1
     assert "some words" in updates[0][drawing.form.errors["prompt"]]
+
+
+def test_an_open_page_lists_what_was_trained_meanwhile_and_loses_what_was_deleted(
+    form: Form, services: Services
+) -> None:
+    seen, act = gr.State(-1), FormActions(form, services)
+    fresh = {**page_of(form), seen: -1}
+    values = after(fresh, act.refresh_lists(seen, fresh))
+    assert list(act.refresh_lists(seen, values)) == [seen]  # nothing new: nothing is sent
+    mine = replace(services.catalog.accelerator("perflow-tabletop"), id="run-mine", title="Mine")
+    services.catalog.show_results(models=(), accelerators=(mine,))
+    updates = act.refresh_lists(seen, values)
+    assert ("Mine", "run-mine") in updates[form.accelerator]["choices"]
+    assert updates[form.accelerator]["value"] == values[form.accelerator]
+    values = after(values, updates) | {form.accelerator: "run-mine"}
+    services.catalog.show_results(models=(), accelerators=())
+    updates = act.refresh_lists(seen, values)
+    assert updates[form.accelerator]["value"] == services.catalog.model(values[form.model]).default_accelerator
