@@ -51,7 +51,9 @@ def seconds_in_words(seconds: float) -> str:
 
 
 def bytes_in_words(count: int) -> str:
-    """`134 MB`, `1.7 GB`."""
+    """`5 kB`, `134 MB`, `1.7 GB`."""
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 

@@ -220,7 +220,7 @@ class RunActions:
         yield panel.head, (state, heard, config.name), lambda: train_view.head_html(config, state, digest)
         for name, button in panel.buttons.items():
             yield button, name in names, lambda name=name: gr.update(visible=name in names)
-        yield panel.windows, (len(digest.validated), state.name), lambda: train_view.windows_html(digest, config)
+        yield panel.windows, (len(digest.validated), type(digest.end)), lambda: train_view.windows_html(digest, config)
         yield panel.scrubber, sampled, lambda: train_samples.scrubber_html(digest, at)
         yield panel.samples, sampled, lambda: train_samples.samples_html(digest, folder, at)
         yield panel.loss, len(digest.steps), lambda: train_view.loss_html(digest, config)

@@ -51,9 +51,11 @@ def build_start(name: str) -> StartPart:
     """Put estimate and Start on the page, in the current context."""
     report = plain_html(train_estimate.NOT_YET, elem_id="train-report")
     with gr.Column(elem_classes="field-pairs"):
-        rate = gr.Number(None, label="What this machine costs an hour", placeholder="0", elem_id="train-rate",
-                         info="In any currency; empty shows no cost.")  # fmt: skip
-        skip = gr.Checkbox(False, label="Start without an estimate", elem_id="train-skip")
+        with gr.Column(min_width=0):
+            rate = gr.Number(None, label="Cost of this machine an hour", placeholder="0", elem_id="train-rate",
+                             info="In any currency; empty shows no cost.")  # fmt: skip
+        with gr.Column(min_width=0):
+            skip = gr.Checkbox(False, label="Start without an estimate", elem_id="train-skip")
     with gr.Row(elem_classes="go train-go"):
         estimate = gr.Button("Estimate", size="lg", elem_id="train-estimate")
         start = gr.Button("Start training", variant="primary", size="lg", elem_id="train-start",

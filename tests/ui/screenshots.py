@@ -1,7 +1,8 @@
 """Make the README's pictures: `python -m tests.ui.screenshots [--engine fake] [--out docs/images]`.
 
 Starts a studio of its own with an empty data folder, draws with fixed seeds, and looks at it as a person would: at a
-desktop and on a phone, in light and dark, empty, while drawing, with a result, and in the gallery.
+desktop and on a phone, in light and dark, empty, while drawing, with a result, and in the gallery; then trains for real
+(`--train-steps 0` leaves that out) and looks at the run.
 """
 
 from __future__ import annotations
@@ -83,11 +84,40 @@ def take_all(browser: Browser, url: str, out: Path) -> None:
         page.screenshot(path=out / "phone-result.png")
 
 
+def open_train(page: Page) -> None:
+    """The Train tab, ready."""
+    page.click("role=tab[name='Train']")
+    page.wait_for_selector("#train-start:visible")
+    page.wait_for_timeout(2500)
+
+
+def take_training(browser: Browser, url: str, out: Path, steps: int) -> None:
+    """The Train tab before a run, and a real quick look at its end: at a desktop, in the dark, on a phone."""
+    with page_of(browser, url, DESKTOP) as page:
+        page.set_default_timeout(3_600_000)
+        open_train(page)
+        page.screenshot(path=out / "train-empty.png")
+        page.fill("#train-num-steps input", str(steps))
+        page.press("#train-num-steps input", "Tab")
+        page.check("#train-skip input")
+        page.click("#train-start:enabled")
+        page.wait_for_selector("#train-try:visible")
+        page.evaluate("scrollTo(0, 0)")
+        page.wait_for_timeout(2500)
+        page.screenshot(path=out / "train.png")
+    for name, viewport, scheme in (("train-dark", DESKTOP, "dark"), ("train-phone", PHONE, "light")):
+        with page_of(browser, url, viewport, scheme) as page:
+            open_train(page)
+            page.wait_for_selector("#train-try:visible")
+            page.screenshot(path=out / f"{name}.png")
+
+
 def main() -> None:
     """Parse the flags, run a studio, take the pictures, stop it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--engine", default="diffusion", choices=("diffusion", "fake"))
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs" / "images")
+    parser.add_argument("--train-steps", type=int, default=120)
     arguments = parser.parse_args()
     executable = find_chromium()
     if executable is None:
@@ -99,6 +129,8 @@ def main() -> None:
             with sync_playwright() as driver:
                 browser = driver.chromium.launch(executable_path=executable, args=BROWSER_ARGUMENTS)
                 take_all(browser, url, arguments.out)
+                if arguments.train_steps:
+                    take_training(browser, url, arguments.out, arguments.train_steps)
         finally:
             process.terminate()
             process.wait(timeout=30)

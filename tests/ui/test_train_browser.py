@@ -168,7 +168,7 @@ def test_errors_stand_beside_their_field_and_a_recipe_mends_them(page) -> None:
 
 
 def test_a_run_grows_survives_a_reload_stops_and_goes_on(page, studio_url: str) -> None:
-    start_run(page, "Watch me", steps=100)
+    start_run(page, "Watch me", steps=5000)
     page.wait_for_function(f"{LOSS_POINTS} >= 4")
     first = page.evaluate(LOSS_POINTS)
     page.wait_for_function(f"{LOSS_POINTS} > {first + 3}")
@@ -198,7 +198,8 @@ def test_two_viewers_see_the_same_and_a_deleted_run_is_gone_for_both(page, brows
     open_train(other, studio_url)
     for each in (page, other):
         wait_for_words(each, ".run-end", "Better than untrained")
-    assert page.inner_html("#train-windows") == other.inner_html("#train-windows")
+    same = "html => document.querySelector('#train-windows').innerHTML === html"
+    page.wait_for_function(same, arg=other.inner_html("#train-windows"))
     page.click("#train-delete")
     page.click("#train-delete-now")
     for each in (page, other):
@@ -229,12 +230,12 @@ def test_a_finished_run_is_tried_downloaded_and_listed_at_once(page) -> None:
 
 
 def test_settings_of_a_run_are_used_again_and_changes_to_it_are_shown_first(page) -> None:
-    start_run(page, "Changing", steps=60)
+    start_run(page, "Changing", steps=6000)
     page.click("#train-stop")
     page.wait_for_selector("#train-resume:visible")
     set_field(page, "num-steps", 33)
     page.click("#train-duplicate")
-    wait_for_value(page, "num-steps", "60")
+    wait_for_value(page, "num-steps", "6000")
     set_field(page, "learning-rate", 0.0001)
     page.click("#train-resume-changed")
     wait_for_words(page, "#train-differences", "learning_rate: 5e-05 -> 0.0001")
@@ -245,8 +246,8 @@ def test_settings_of_a_run_are_used_again_and_changes_to_it_are_shown_first(page
 
 
 def test_the_scrubber_goes_back_in_time(page) -> None:
-    start_run(page, "Scrubbed", steps=40)
-    wait_for_words(page, ".scrubber h3", "step 40")
+    start_run(page, "Scrubbed", steps=100)
+    wait_for_words(page, ".scrubber h3", "step 100")
     newest = page.get_attribute("#train-samples .student img", "src")
     page.evaluate("""() => { const r = document.querySelector('[data-scrub]'); r.value = 0;
                      r.dispatchEvent(new Event('input', {bubbles: true})); }""")
