@@ -7,6 +7,7 @@ import json
 
 from studio.runs.config import METHODS, TrainingConfig
 from studio.runs.exports import RESULTS, Export
+from trainer.facts import licence_of
 
 _CARD = """---
 license: {license}
@@ -90,6 +91,6 @@ def metadata(config: TrainingConfig, *, base_sha256: str, step: int) -> dict[str
         "recipe": json.dumps(public.to_json(), sort_keys=True),
         "base": config.base.id,
         "base_sha256": base_sha256,
-        "license": config.license if config.license != "unknown" else config.base.license,
+        "license": licence_of(config),
         "step": str(step),
     }

@@ -22,22 +22,18 @@ from safetensors.torch import save_file
 from studio.errors import InvalidRequest, NotFound
 from studio.perflow.delta import OWN_NAME, DeltaWeights
 from studio.runs.config import TrainingConfig
-from studio.runs.exports import LORA_FILE, Export, Kind, Sampler, read_export, write_export
+from studio.runs.exports import LORA_FILE, Export, Kind, read_export, write_export
 from studio.runs.folder import RunFolder
 from studio.storage import write_whole
-from studio.types import DeltaSpec
 from trainer.cards import card, metadata
+from trainer.facts import facts_of, licence_of
 from trainer.lora_layouts import diffusers_layout, kohya_layout, lora_of_delta
 from trainer.networks import Networks
 from trainer.students import Student
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 KOHYA_FILE = "kohya_lora.safetensors"
-SAMPLERS: Mapping[str, Sampler] = {
-    "perflow": "perflow", "rectified": "ddim", "lcm": "lcm", "pcm": "ddim", "diffusion": "dpmpp", "controlnet": "dpmpp",
-}  # fmt: skip
 PLAIN_STEPS = 20  # of a solver without an accelerator
-LCM_STEPS = 4
 _NOT_COPIED = {"unet", "README.md", "recipe.json", ".git", ".gitattributes"}
 
 Average = Mapping[str, torch.Tensor]
@@ -64,14 +60,15 @@ def export(
 def describe(config: TrainingConfig, base_sha256: str, *, step: int, sha256: str, words: str) -> Export:
     """What the catalogue is told of a result."""
     kind = kind_of(config)
-    sampler = SAMPLERS[config.method]
-    steps = {"perflow": config.num_time_windows, "ddim": config.num_time_windows, "lcm": LCM_STEPS}
-    licence = config.license if config.license != "unknown" else config.base.license
+    is_accelerator = config.method not in ("diffusion", "controlnet")
+    facts = facts_of(config, base_sha256=base_sha256) if is_accelerator else None
     return Export(
-        kind=kind, family=config.base.family, sampler=sampler, base_id=config.base.id, title=config.name[:120],
-        step=step, sha256=sha256, recommended_steps=steps.get(sampler, PLAIN_STEPS),
-        recommended_guidance=(config.sample_guidance,), reason="as the run's samples were drawn", description=words,
-        license=licence, delta=_facts(config, base_sha256, licence) if kind in ("perflow_delta", "lora") else None,
+        kind=kind, family=config.base.family, sampler=facts.sampler if facts else "dpmpp", base_id=config.base.id,
+        title=config.name[:120], step=step, sha256=sha256,
+        recommended_steps=facts.recommended_steps if facts else PLAIN_STEPS,
+        recommended_guidance=(facts.recommended_guidance if facts else config.sample_guidance,),
+        reason=facts.reason if facts else "as the run's samples were drawn", description=words,
+        license=licence_of(config), delta=facts.delta if facts else None,
         prediction_type=config.base.prediction_type, native_width=config.resolution, native_height=config.resolution,
         control=config.control,
     )  # fmt: skip
@@ -86,21 +83,6 @@ def kind_of(config: TrainingConfig) -> Kind:
     return "model" if config.method == "diffusion" else "perflow_delta"
 
 
-def _facts(config: TrainingConfig, base_sha256: str, licence: str) -> DeltaSpec:
-    """The facts that are stored with the weights. Only PeRFlow has a head of its own."""
-    native = "v_prediction" if config.base.prediction_type == "v_prediction" else "ddim_eps"
-    return DeltaSpec(
-        family=config.base.family,
-        prediction_type=config.prediction_type if config.method == "perflow" else native,
-        num_time_windows=config.num_time_windows,
-        guidance_mode=config.guidance_mode,
-        trained_guidance=config.trained_guidance if config.guidance_mode == "fixed" else 1.0,
-        base_sha256=base_sha256,
-        license=licence[:200],
-        name=config.name,
-    )
-
-
 # --- the weights ------------------------------------------------------------------------------------------------
 
 
@@ -111,8 +93,8 @@ def _write_weights(
     """The files of the result; the sha256 of the one that matters."""
     kind = kind_of(config)
     if kind == "perflow_delta":
-        facts = _facts(config, networks.base_sha256, notes["license"])
-        weights = DeltaWeights(tensors=student.delta(average), spec=facts)
+        facts = facts_of(config, base_sha256=networks.base_sha256)
+        weights = DeltaWeights(tensors=student.delta(average), spec=facts.delta)
         return _sha256(in_order(weights.write(folder / f"{OWN_NAME}.safetensors", notes=notes)))
     if kind == "lora":
         return _write_lora(folder, student.lora_layers(average), notes)

@@ -12,6 +12,7 @@ from studio.runs.config import TrainingConfig
 from studio.types import DeltaSpec
 
 LCM_STEPS = 4
+BAKED_GUIDANCE = 1.5  # of the 1 to 2.5 that work on weights trained at fixed guidance
 LOWEST_GUIDANCE_SHARE = 1 / 3
 
 
@@ -31,6 +32,20 @@ def drawn_guidance(config: TrainingConfig) -> tuple[float, float]:
     return max(1.0, LOWEST_GUIDANCE_SHARE * config.trained_guidance), config.trained_guidance
 
 
+def licence_of(config: TrainingConfig) -> str:
+    """What a person said, else the base's."""
+    return config.license if config.license != "unknown" else config.base.license
+
+
+def recommended_guidance(config: TrainingConfig) -> float:
+    """The scale at which a result is drawn: low where guidance is in the weights already, else as chosen."""
+    if config.method in ("lcm", "pcm"):
+        return 1.0
+    if config.method in ("perflow", "rectified") and config.guidance_mode == "fixed":
+        return BAKED_GUIDANCE
+    return config.sample_guidance
+
+
 def facts_of(config: TrainingConfig, *, base_sha256: str | None = None) -> ArtefactFacts:
     """The facts of an accelerator's run (perflow, rectified, lcm, pcm)."""
     native = "v_prediction" if config.base.prediction_type == "v_prediction" else "ddim_eps"
@@ -44,11 +59,11 @@ def facts_of(config: TrainingConfig, *, base_sha256: str | None = None) -> Artef
         guidance_mode="fixed" if is_baked else "sync",
         trained_guidance=scale if is_baked else 1.0,
         base_sha256=base_sha256,
-        license=config.license,
+        license=licence_of(config)[:200],
         name=config.name,
     )
     steps = LCM_STEPS if config.method == "lcm" else config.num_time_windows
-    guidance = (1.0 if is_consistent else 1.5) if is_baked else config.sample_guidance
+    guidance = recommended_guidance(config)
     sampler = "perflow" if is_perflow else "lcm" if config.method == "lcm" else "ddim"
     return ArtefactFacts(
         sampler=sampler,

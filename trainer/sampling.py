@@ -20,6 +20,7 @@ from PIL import Image
 
 from studio.perflow.scheduler import PeRFlowScheduler
 from studio.runs.config import TrainingConfig
+from trainer.facts import recommended_guidance
 from trainer.networks import Networks
 from trainer.teacher import Network, guided
 
@@ -146,7 +147,7 @@ class Sampler:
     def student(self, network: Network, num_steps: int, *, at_once: int | None = None) -> torch.Tensor:
         """The student's latents."""
         scheduler = scheduler_of(self.config, self.networks)
-        return self._drawn(network, scheduler, num_steps, self.config.sample_guidance, at_once)
+        return self._drawn(network, scheduler, num_steps, recommended_guidance(self.config), at_once)
 
     def teacher(self, network: Network, *, at_once: int | None = None) -> torch.Tensor:
         """The many-step latents of the base."""
