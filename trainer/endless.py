@@ -1,7 +1,7 @@
 """Samples without end: scenes of the built-in world, rendered as they are needed or from a pool that is rendered once.
 
 `config.dataset.source` says which: "endless" draws every sample from ten million scenes and keeps nothing; "pool:N" (or
-nothing: N = 2,048) renders N scenes once, 55 ms each and core, keeps their latents, and varies the captions. Held-out
+nothing: N = 512) renders N scenes once, 55 ms each and core, keeps their latents, and varies the captions. Held-out
 scenes are of seeds that are never trained on. Scenes know their geometry, so depth and pose can be learnt as controls.
 With `config.num_workers` scenes are rendered by that many processes, which end with their parent.
 """
@@ -34,7 +34,7 @@ from trainer.tabletop.data import JUDGE_SEEDS, TEST_SEEDS, TRAIN_SEEDS, WORLD_VE
 from trainer.tabletop.renderer import render
 from trainer.tabletop.scenes import random_scene
 
-DEFAULT_POOL = 2048
+DEFAULT_POOL = 512  # about 100 s on one core before the first step, scenes and their latents
 MAX_POOL = 1_000_000
 NUM_WORDINGS = 4
 CHUNK = 8

@@ -173,4 +173,4 @@ def is_alive(pid: int) -> bool:
 def test_the_default_is_a_pool(tmp_path: Path) -> None:
     source = data_of(tmp_path, "").source
     assert isinstance(source, TabletopSource)
-    assert source.pool_size == 2048
+    assert source.pool_size == 512
