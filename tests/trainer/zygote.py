@@ -31,7 +31,9 @@ class Zygote:
         assert self._line() == "ready"
 
     def close(self) -> None:
-        self._process.communicate("\n", timeout=30)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.communicate("\n", timeout=30)
+        self._process.kill()
 
     def start(self, run: Path, what: str = "train") -> int:
         """A trainer for a run folder; its pid."""
