@@ -48,18 +48,21 @@ def new_vae() -> AutoencoderKL:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """Noise predictor with cross-attention at 16 x 16 and 8 x 8, 8.9 M parameters."""
+    """Noise predictor, 7.7 M parameters: wide convolutions at 16 x 16, attention at 8 x 8 only.
+
+    Attention over the 256 places of 16 x 16 took a third of the time there, for half of these channels.
+    """
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(64, 128, 192),
+        block_out_channels=(128, 160),
         layers_per_block=1,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )
 
 
