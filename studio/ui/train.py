@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 TAB_ID = "train"
 TITLE = "Train"
-LOOK_SECONDS = 2.0
 QUIETLY: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 OFF = (
     '<div class="run-empty"><h2>Training is off here</h2><p>This studio is shown to the public, so nobody can bring '
@@ -117,9 +116,9 @@ def _connect_form(act: StartActions) -> None:
 
 def _connect_look(training: TrainingServices, panel: RunPanel, tab: gr.Tab, pictures: DatasetField) -> None:
     """The run is looked at when the tab opens, when another one is chosen, and every now and then."""
-    act, timer = RunActions(training, panel), gr.Timer(LOOK_SECONDS)
+    act = RunActions(training, panel)
     seen = [panel.picker, panel.seen, panel.at]
-    timer.tick(act.look, seen, panel.shown, queue=False, **QUIETLY)
+    panel.timer.tick(act.look, seen, panel.shown, queue=False, **QUIETLY)
     tab.select(act.look, seen, panel.shown, queue=False, **QUIETLY)
     tab.select(lambda: gr.update(choices=dataset_choices(training)), None, pictures.picker, queue=False, **QUIETLY)
     panel.picker.input(lambda: (None, ""), None, [panel.at, panel.words], queue=False, **QUIETLY).then(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from studio.training import RunStatus, TrainingServices
 
 LOG_LINES = 60
+BUSY_SECONDS, IDLE_SECONDS = 2.0, 6.0
 SILENT_SECONDS = 120
 DRAWABLE = ("perflow_delta", "lora", "model")
 Updates = dict[Any, Any]
@@ -64,6 +65,7 @@ class RunPanel:
     loss: gr.HTML
     numbers: gr.HTML
     log: gr.HTML
+    timer: gr.Timer
     seen: gr.State
     at: gr.State
 
@@ -72,7 +74,7 @@ class RunPanel:
         """Everything a look may change."""
         return [
             self.picker, self.empty, self.body, self.head, *self.buttons.values(), self.card, self.card_fold,
-            self.windows, self.scrubber, self.samples, self.loss, self.numbers, self.log, self.seen,
+            self.windows, self.scrubber, self.samples, self.loss, self.numbers, self.log, self.timer, self.seen,
         ]  # fmt: skip
 
 
@@ -112,7 +114,8 @@ def build_run() -> RunPanel:
     return RunPanel(
         picker=picker, empty=empty, body=body, head=head, actions=actions, buttons=buttons, confirm=confirm,
         delete_now=delete_now, keep=keep, words=words, card=card, card_fold=card_fold, windows=windows,
-        scrubber=scrubber, samples=samples, loss=loss, numbers=numbers, log=log, seen=gr.State({}), at=gr.State(None),
+        scrubber=scrubber, samples=samples, loss=loss, numbers=numbers, log=log, timer=gr.Timer(IDLE_SECONDS),
+        seen=gr.State({}), at=gr.State(None),
     )  # fmt: skip
 
 
@@ -197,6 +200,8 @@ class RunActions:
     ) -> Iterator[tuple[Any, Any, Callable[[], Any]]]:  # fmt: skip
         panel, choices, there = self._panel, run_choices(runs), run_id is not None
         yield panel.picker, choices, lambda: gr.update(choices=choices, visible=there)
+        busy = any(each.is_at_work or each.state == "queued" for each in runs)
+        yield panel.timer, busy, lambda: gr.Timer(BUSY_SECONDS if busy else IDLE_SECONDS)
         yield panel.empty, there, lambda: gr.update(visible=not there)
         yield panel.body, there, lambda: gr.update(visible=there)
 

@@ -21,7 +21,7 @@ BROWSER_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 def start_studio(

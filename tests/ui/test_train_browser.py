@@ -15,7 +15,8 @@ import pytest
 from tests.test_api_training import a_zip
 from tests.ui.running import start_studio
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+WAIT_MILLISECONDS = 120_000
 STAND_IN = ("-m", "tests.ui.stand_in_studio")
 LOSS_POINTS = "(document.querySelector('#train-loss path.line')?.getAttribute('d').match(/[ML]/g) ?? []).length"
 
@@ -35,7 +36,7 @@ def page(browser, studio_url: str) -> Iterator:
     page.requested, page.broken = [], []
     page.on("request", lambda request: page.requested.append(request.url))
     page.on("pageerror", lambda error: page.broken.append(str(error)))
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(WAIT_MILLISECONDS)
     open_train(page, studio_url)
     yield page
     context.close()
@@ -194,12 +195,12 @@ def test_a_run_grows_survives_a_reload_stops_and_goes_on(page, studio_url: str) 
 def test_two_viewers_see_the_same_and_a_deleted_run_is_gone_for_both(page, browser, studio_url: str) -> None:
     start_run(page, "Shared", steps=12)
     other = browser.new_page()
-    other.set_default_timeout(60_000)
+    other.set_default_timeout(WAIT_MILLISECONDS)
     open_train(other, studio_url)
     for each in (page, other):
         wait_for_words(each, ".run-end", "Better than untrained")
-    same = "html => document.querySelector('#train-windows').innerHTML === html"
-    page.wait_for_function(same, arg=other.inner_html("#train-windows"))
+    same = "html => document.querySelector('.window-charts').innerHTML === html"
+    page.wait_for_function(same, arg=other.inner_html(".window-charts"))
     page.click("#train-delete")
     page.click("#train-delete-now")
     for each in (page, other):
@@ -259,7 +260,7 @@ def test_the_scrubber_goes_back_in_time(page) -> None:
 def test_fits_a_phone(browser, studio_url: str, scheme) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme, reduced_motion="reduce")
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(WAIT_MILLISECONDS)
     open_train(page, studio_url)
     start_run(page, f"On a phone, {scheme}", steps=6)
     page.wait_for_selector("#train-try:visible")
@@ -283,3 +284,40 @@ def test_a_public_space_says_why_there_is_no_training(browser, tmp_path) -> None
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_real_run_from_a_zip_to_a_picture(browser, tmp_path: Path) -> None:
+    process, url = start_studio(tmp_path / "data")
+    try:
+        page = browser.new_page()
+        page.set_default_timeout(1_800_000)
+        open_train(page, url)
+        page.click("#train-bring button:has-text('Bring pictures')")
+        page.set_input_files("#train-files input[type=file]", a_zip(tmp_path / "plain.zip", 6))
+        wait_for_value(page, "files-title", "plain")
+        page.click("#train-import")
+        wait_for_words(page, "#train-dataset-card", "6 pictures kept")
+        for title in ("Checkpoints", "Student and optimizer"):
+            page.click(f".fold > button:has-text('{title}')")
+        for name, value in (("batch-size", 2), ("num-held-out", 2), ("validate-every-steps", 2), ("warmup-steps", 1),
+                            ("sample-every-steps", 4)):  # fmt: skip
+            set_field(page, name, value)
+        set_field(page, "num-steps", 4)
+        page.click("#train-estimate")
+        wait_for_words(page, "#train-report", "4 steps on cpu, measured just now")
+        page.wait_for_selector("#train-start:enabled")
+        page.click("#train-start")
+        page.wait_for_selector("#train-try:visible")
+        assert "untrained" in page.inner_text(".run-end")
+        assert page.locator(".window-chart").count() == 4
+        assert page.locator("#train-samples figure").count() == 4
+        page.click("#train-try")
+        page.wait_for_selector("#text-to-image-accelerator:visible")
+        page.click(".generate-button")
+        page.wait_for_selector("img.result")
+        page.close()
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
