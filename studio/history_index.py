@@ -7,16 +7,13 @@ This module does not open pictures and removes none.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studio.errors import StorageError
+from studio.database import RebuildableTable
 from studio.types import GenerationRequest
 
 SCHEMA_VERSION = 1
@@ -54,54 +51,9 @@ class HistoryIndex:
     """The table `pictures` of one database file; every method may be called from any thread."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        try:
-            self._connection = self._open()
-        except sqlite3.DatabaseError:
-            self._set_aside()
-            try:
-                self._connection = self._open()
-            except sqlite3.Error as error:
-                raise StorageError(f"The history's index {path} cannot be opened: {error}.") from error
-
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=10)
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError("the file is damaged")
-            if connection.execute("PRAGMA user_version").fetchone() != (SCHEMA_VERSION,):
-                connection.execute("DROP TABLE IF EXISTS pictures")
-                connection.executescript(f"{SCHEMA} PRAGMA user_version={SCHEMA_VERSION};")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _set_aside(self) -> None:
-        """A damaged index holds nothing that the files do not: keep it for the curious and start a new one."""
-        try:
-            self._path.replace(self._path.with_suffix(".damaged"))
-            for suffix in ("-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"The history's index {self._path} is damaged and cannot be moved: {error}.") from error
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._connection
-                    self._connection.execute("COMMIT")
-                except BaseException:
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                    raise
-            except sqlite3.Error as error:
-                raise StorageError(f"The history's index cannot be written: {error}. Is the disk full?") from error
+        self._table = RebuildableTable(
+            path, name="pictures", title="The history's index", schema=SCHEMA, version=SCHEMA_VERSION
+        )
 
     def add(self, rows: Iterable[Row]) -> None:
         """Insert rows; one with a known id or file replaces it."""
@@ -109,11 +61,11 @@ class HistoryIndex:
             (row.id, row.tab, row.created, row.file, json.dumps(row.description, ensure_ascii=False), row.words)
             for row in rows
         ]
-        with self._transaction() as connection:
+        with self._table.transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def remove(self, ids: Iterable[str]) -> None:
-        with self._transaction() as connection:
+        with self._table.transaction() as connection:
             connection.executemany("DELETE FROM pictures WHERE id = ?", [(id,) for id in ids])
 
     def get(self, id: str) -> Row | None:
@@ -136,22 +88,16 @@ class HistoryIndex:
 
     def files(self) -> dict[str, str]:
         """Every file the index knows, with its id."""
-        with self._lock:
-            return dict(self._connection.execute("SELECT file, id FROM pictures").fetchall())
+        return dict(self._table.rows("SELECT file, id FROM pictures"))
 
     def _select(self, where: str, values: tuple[str, ...], limit: int) -> tuple[Row, ...]:
         """`where` is put together from this module's own words; what clients send is always bound."""
         query = f"SELECT id, tab, created, file, description FROM pictures WHERE {where} ORDER BY id DESC LIMIT ?"
-        try:
-            with self._lock:
-                found = self._connection.execute(query, (*values, limit)).fetchall()
-        except sqlite3.Error as error:
-            raise StorageError(f"The history's index cannot be read: {error}. Restart to rebuild it.") from error
+        found = self._table.rows(query, (*values, limit))
         return tuple(
             Row(id=id, tab=tab, created=created, file=file, description=json.loads(description))
             for id, tab, created, file, description in found
         )
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+        self._table.close()

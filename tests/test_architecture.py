@@ -19,7 +19,7 @@ PROJECT = ("app", "studio", "trainer", "benchmarks", "tests")
 
 LEAVES = {"studio.errors"}
 VALUES = LEAVES | {"studio.types"}
-HISTORY = VALUES | {"studio.storage", "studio.history", "studio.history_index", "studio.parameters"}
+HISTORY = VALUES | {"studio.storage", "studio.database", "studio.history", "studio.history_index", "studio.parameters"}
 SERVED = HISTORY | {
     "studio.catalog",
     "studio.gpu",
@@ -36,12 +36,13 @@ MAY_IMPORT = {
     "studio.settings": VALUES,
     "studio.catalog": VALUES,
     "studio.storage": VALUES,
+    "studio.database": VALUES,
     "studio.parameters": VALUES,
     "studio.history_index": HISTORY,
     "studio.history": HISTORY,
     "studio.gpu": VALUES,
     "studio.guard": set(),
-    "studio.runs": VALUES | {"studio.storage"},
+    "studio.runs": VALUES | {"studio.storage", "studio.database"},
     "studio.datasets": VALUES | {"studio.storage"},
     "studio.perflow": VALUES,
     "studio.engine": VALUES | {"studio.perflow", "studio.catalog"},

@@ -9,17 +9,14 @@ Knows no processes beyond their names, and starts none.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from studio.errors import StorageError
+from studio.database import RebuildableTable
 from studio.runs.process import Process
 
 State = Literal["queued", "starting", "running", "stopping", "stopped", "finished", "failed", "interrupted"]
@@ -58,41 +55,9 @@ class Jobs:
     """The table of one database file; every method may be called from any thread."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.RLock()
-        try:
-            self._connection = self._open()
-        except sqlite3.DatabaseError:
-            self._set_aside()
-            try:
-                self._connection = self._open()
-            except sqlite3.Error as error:
-                raise StorageError(f"The table of runs {path} cannot be opened: {error}.") from error
-
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=10)
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError("the file is damaged")
-            if connection.execute("PRAGMA user_version").fetchone() != (SCHEMA_VERSION,):
-                connection.executescript(
-                    f"BEGIN; DROP TABLE IF EXISTS jobs; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
-                )
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _set_aside(self) -> None:
-        """A damaged table holds little that the folders do not: keep it for the curious and start a new one."""
-        try:
-            self._path.replace(self._path.with_suffix(".damaged"))
-            for suffix in ("-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"The table of runs {self._path} is damaged and cannot be moved: {error}.") from error
+        self._table = RebuildableTable(
+            path, name="jobs", title="The table of runs", schema=SCHEMA, version=SCHEMA_VERSION
+        )
 
     # --- reading ---
 
@@ -113,7 +78,7 @@ class Jobs:
 
     def enqueue(self, run_id: str) -> bool:
         """A new or an ended run to the end of the queue; whether it went there (False: it is there or at work)."""
-        with self._transaction() as connection:
+        with self._table.transaction() as connection:
             found = connection.execute("SELECT state FROM jobs WHERE run_id = ?", (run_id,)).fetchone()
             if found and found[0] not in ENDED:
                 return False
@@ -131,7 +96,7 @@ class Jobs:
             job.run_id, job.state, job.place, *((process.pid, process.started, process.boot_id) if process else
             (None, None, None)), job.events_offset, job.requeue, job.reason, json.dumps(job.last_lines), time.time(),
         )  # fmt: skip
-        with self._transaction() as connection:
+        with self._table.transaction() as connection:
             connection.execute(f"INSERT OR REPLACE INTO jobs VALUES ({', '.join('?' * len(COLUMNS))})", values)
 
     def move(self, run_id: str, to: State, *, only_from: Iterable[State], **fields: Any) -> bool:
@@ -146,44 +111,24 @@ class Jobs:
         states = tuple(only_from)
         assignments = ", ".join(f"{name} = ?" for name in fields)
         query = f"UPDATE jobs SET {assignments} WHERE run_id = ? AND state IN ({', '.join('?' * len(states))})"
-        with self._transaction() as connection:
+        with self._table.transaction() as connection:
             return connection.execute(query, (*fields.values(), run_id, *states)).rowcount == 1
 
     def remove(self, run_id: str, *, only_from: Iterable[State] = (*ENDED, "queued")) -> bool:
         """Forget a run that is not at work; whether it could be."""
         states = tuple(only_from)
         query = f"DELETE FROM jobs WHERE run_id = ? AND state IN ({', '.join('?' * len(states))})"
-        with self._transaction() as connection:
+        with self._table.transaction() as connection:
             return connection.execute(query, (run_id, *states)).rowcount == 1
 
     def close(self) -> None:
         """Close the file; nothing may be asked afterwards."""
-        with self._lock:
-            self._connection.close()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._connection
-                    self._connection.execute("COMMIT")
-                except BaseException:
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                    raise
-            except sqlite3.Error as error:
-                raise StorageError(f"The table of runs cannot be written: {error}. Is the disk full?") from error
+        self._table.close()
 
     def _select(self, where: str, values: tuple[Any, ...]) -> tuple[Job, ...]:
         """`where` is put together from this module's own words; values are always bound."""
         query = f"SELECT {', '.join(COLUMNS)} FROM jobs WHERE {where} ORDER BY place"
-        try:
-            with self._lock:
-                rows = self._connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise StorageError(f"The table of runs cannot be read: {error}. Restart to rebuild it.") from error
+        rows = self._table.rows(query, values)
         return tuple(_job(dict(zip(COLUMNS, row, strict=True))) for row in rows)
 
 
