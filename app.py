@@ -19,7 +19,7 @@ from studio.settings import Settings
 from studio.training import TrainingServices
 
 
-def make_engine(settings: Settings, catalog: Catalog):
+def make_engine(settings: Settings, catalog: Catalog, history: History):
     """The engine the settings name; torch is imported only for the real one."""
     if settings.engine == "fake":
         from studio.engine.fake import FakeEngine
@@ -29,7 +29,7 @@ def make_engine(settings: Settings, catalog: Catalog):
 
     return DiffusionEngine(
         catalog, assets_dir=settings.assets_dir, device=settings.device, dtype=settings.dtype,
-        hub_cache=settings.hub_cache, offline=settings.offline,
+        hub_cache=settings.hub_cache, offline=settings.offline, open_picture=history.inputs.open,
     )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def run(settings: Settings) -> None:
     catalog = Catalog.load(settings.presets_dir)
     with (
         History(settings.data_dir, served_dir=settings.served_dir) as history,
-        contextlib.closing(make_engine(settings, catalog)) as engine,
+        contextlib.closing(make_engine(settings, catalog, history)) as engine,
         TrainingServices(settings, catalog, make_room=engine.make_room) as training,
     ):
         from studio.ui import layout, server

@@ -1,7 +1,7 @@
-"""What can be chosen: base models, accelerators and request presets, read from the TOML files of `presets/`.
+"""What can be chosen: base models, accelerators, controls and request presets, from the TOML files of `presets/`.
 
-    models.toml, accelerators.toml    one table per entry, its name is the id, its keys the fields of the spec
-    generation/<id>.toml              title, description and a `[request]` table of request defaults
+    models.toml, accelerators.toml, controls.toml    one table per entry: its name is the id, its keys the spec's fields
+    generation/<id>.toml                             title, description and a `[request]` table of request defaults
 
 Strict on purpose: an unknown key, a missing one, a wrong type or a reference to nothing is a `CatalogError` that names
 file, entry and key. Later files win over earlier ones entry by entry, so an owner can add or replace models.
@@ -18,14 +18,14 @@ from types import MappingProxyType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from studio.errors import CatalogError, InvalidRequest, StudioError
-from studio.types import AcceleratorSpec, DeltaSpec, GenerationRequest, ModelSpec
+from studio.types import AcceleratorSpec, ControlSpec, DeltaSpec, GenerationRequest, ModelSpec
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-Spec = TypeVar("Spec", ModelSpec, AcceleratorSpec)
+Spec = TypeVar("Spec", ModelSpec, AcceleratorSpec, ControlSpec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class _Entries:
 
     models: tuple[ModelSpec, ...]
     accelerators: tuple[AcceleratorSpec, ...]
+    controls: tuple[ControlSpec, ...]
 
 
 class Catalog:
@@ -56,10 +57,11 @@ class Catalog:
         *,
         models: tuple[ModelSpec, ...],
         accelerators: tuple[AcceleratorSpec, ...],
+        controls: tuple[ControlSpec, ...] = (),
         presets: tuple[GenerationPreset, ...] = (),
     ) -> None:
         self.presets = presets
-        self._of_files = self._shown = _Entries(models=models, accelerators=accelerators)
+        self._of_files = self._shown = _Entries(models=models, accelerators=accelerators, controls=controls)
         self.revision = 0
 
     @property
@@ -72,13 +74,22 @@ class Catalog:
         """Every way to draw in few steps."""
         return self._shown.accelerators
 
-    def show_results(self, *, models: Iterable[ModelSpec], accelerators: Iterable[AcceleratorSpec]) -> None:
+    @property
+    def controls(self) -> tuple[ControlSpec, ...]:
+        """Every ControlNet and IP-Adapter."""
+        return self._shown.controls
+
+    def show_results(
+        self, *, models: Iterable[ModelSpec], accelerators: Iterable[AcceleratorSpec],
+        controls: Iterable[ControlSpec] = (),
+    ) -> None:  # fmt: skip
         """List these, and only these, behind the entries of the files; an id of the files is never replaced."""
         fixed = self._of_files
-        taken = {each.id for each in (*fixed.models, *fixed.accelerators)}
+        taken = {each.id for each in (*fixed.models, *fixed.accelerators, *fixed.controls)}
         shown = _Entries(
             models=(*fixed.models, *(each for each in models if each.id not in taken)),
             accelerators=(*fixed.accelerators, *(each for each in accelerators if each.id not in taken)),
+            controls=(*fixed.controls, *(each for each in controls if each.id not in taken)),
         )
         if shown != self._shown:
             self._shown = shown
@@ -90,17 +101,20 @@ class Catalog:
         folders = [Path(folder), *map(Path, extra_folders)]
         models: dict[str, ModelSpec] = {}
         accelerators: dict[str, AcceleratorSpec] = {}
+        controls: dict[str, ControlSpec] = {}
         presets: dict[str, GenerationPreset] = {}
         for each in folders:
             models.update(_read_specs(each / "models.toml", ModelSpec))
             accelerators.update(_read_specs(each / "accelerators.toml", AcceleratorSpec))
+            controls.update(_read_specs(each / "controls.toml", ControlSpec))
             for path in sorted((each / "generation").glob("*.toml")):
                 presets[path.stem] = _read_preset(path)
         if not models:
             raise CatalogError(f"{folders[0]}: expected a models.toml with at least one model, found none.")
         catalog = cls(
-            models=tuple(models.values()), accelerators=tuple(accelerators.values()), presets=tuple(presets.values())
-        )
+            models=tuple(models.values()), accelerators=tuple(accelerators.values()),
+            controls=tuple(controls.values()), presets=tuple(presets.values()),
+        )  # fmt: skip
         catalog._check_references()
         return catalog
 
@@ -111,6 +125,15 @@ class Catalog:
     def accelerator(self, id: str) -> AcceleratorSpec:
         """The accelerator of that id. Raises `InvalidRequest` naming the choices."""
         return _choose("accelerator", id, self.accelerators)
+
+    def control(self, id: str) -> ControlSpec:
+        """The ControlNet or IP-Adapter of that id. Raises `InvalidRequest` naming the choices."""
+        return _choose("control", id, self.controls)
+
+    def controls_for(self, model: ModelSpec | str) -> tuple[ControlSpec, ...]:
+        """What fits a model: everything made for its family."""
+        spec = self.model(model) if isinstance(model, str) else model
+        return tuple(each for each in self.controls if each.family == spec.family)
 
     def is_merged(self, model: ModelSpec) -> bool:
         """Whether a PeRFlow ΔW is already part of the model's published weights."""
@@ -180,6 +203,8 @@ def _read_specs(path: Path, kind: type[Spec]) -> dict[str, Spec]:
         spec = _build(kind, {"id": id, **entry}, where)
         if isinstance(spec, AcceleratorSpec):
             _check_accelerator(spec, where)
+        if isinstance(spec, ControlSpec) and spec.kind == "ip_adapter" and not (spec.file and spec.image_encoder):
+            raise CatalogError(f"{where}, file and image_encoder: expected both for an IP-Adapter, got none of one.")
         specs[id] = spec
     return specs
 

@@ -90,6 +90,15 @@ class HistoryIndex:
         """Every file the index knows, with its id."""
         return dict(self._table.rows("SELECT file, id FROM pictures"))
 
+    def input_pictures(self) -> set[str]:
+        """Every input picture that a row's request names."""
+        rows = self._table.rows(
+            "SELECT description FROM pictures WHERE instr(description, '\"controls\"') > 0 "
+            "OR instr(description, '\"references\"') > 0 OR instr(description, '\"initial\"') > 0"
+        )
+        requests = (GenerationRequest.from_json(json.loads(text)["request"]) for (text,) in rows)
+        return {id for request in requests for id in request.pictures}
+
     def _select(self, where: str, values: tuple[str, ...], limit: int) -> tuple[Row, ...]:
         """`where` is put together from this module's own words; what clients send is always bound."""
         query = f"SELECT id, tab, created, file, description FROM pictures WHERE {where} ORDER BY id DESC LIMIT ?"

@@ -12,9 +12,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from studio import inputs
 from studio.catalog import Catalog
+from studio.conditions import CannyLevels, ControlUnit, InitialImage, Reference, check_resize
+from studio.engine.annotators import Annotators
+from studio.engine.fitting import fit
 from studio.errors import InvalidRequest, StorageError, StudioError
 from studio.gpu import DeviceLease, on_space_gpu
 from studio.history import History
@@ -25,6 +32,7 @@ from studio.types import (
     MAX_IMAGES,
     MAX_SEED,
     AcceleratorSpec,
+    ControlSpec,
     Engine,
     GenerationEvent,
     GenerationRequest,
@@ -45,6 +53,14 @@ class ModelStatus:
     on_disk: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class ControlStatus:
+    """A ControlNet or IP-Adapter of the catalogue, and whether it can be used without a download."""
+
+    spec: ControlSpec
+    on_disk: bool
+
+
 class Services:
     """What the studio can do. `resolve` and `plan` are cheap; `generate` waits its turn for the device."""
 
@@ -57,6 +73,7 @@ class Services:
         self.history = history
         self.training = training
         self._engine = engine
+        self._annotators = Annotators(settings.hub_cache, settings.offline)
         self._lease = lease
         self._sharing = Sharing(engine, lambda: training.at_work if training else None)
         self._stopping = threading.Event()
@@ -71,6 +88,15 @@ class Services:
     def accelerators(self, model_id: str) -> tuple[AcceleratorSpec, ...]:
         """The accelerators that fit a model. Raises `InvalidRequest` for an unknown model."""
         return tuple(self.catalog.accelerators_for(self.catalog.model(model_id)))
+
+    def controls(self, model_id: str) -> tuple[ControlStatus, ...]:
+        """What drawings of a model can follow: all that can be downloaded, and what is not from the hub once it is
+        there."""
+        found = (
+            ControlStatus(spec=spec, on_disk=self._engine.is_on_disk(spec.id))
+            for spec in self.catalog.controls_for(model_id)
+        )
+        return tuple(each for each in found if each.on_disk or each.spec.origin == "hub")
 
     @property
     def default_model(self) -> str:
@@ -91,6 +117,9 @@ class Services:
         height: int | None = None,
         seed: int = RANDOM_SEED,
         num_images: int = 1,
+        controls: tuple[ControlUnit, ...] = (),
+        references: tuple[Reference, ...] = (),
+        initial: InitialImage | None = None,
     ) -> GenerationRequest:
         """What a person typed, completed and checked; `None` takes the recommended value, seed -1 a random one.
 
@@ -110,8 +139,12 @@ class Services:
             height=_whole(spec.native_height if height is None else height),
             seed=_concrete(_whole(seed)),
             num_images=_whole(num_images),
+            controls=controls,
+            references=references,
+            initial=initial,
         )
         self._check_size(spec, request)
+        self._check_conditions(spec, request)
         self._engine.plan(request)
         return request
 
@@ -132,6 +165,7 @@ class Services:
         spec = self._model(request.model)
         self._accelerator(spec, request.accelerator)
         self._check_size(spec, request)
+        self._check_conditions(spec, request)
         self._engine.plan(request)
         result: GenerationResult | None = None
         with self._lease.enter("generation") as ticket:
@@ -153,6 +187,54 @@ class Services:
         # The device is free again: encoding and the disk need none.
         if result is not None:
             yield self._saved(result, tab)
+
+    # --- pictures to follow ---
+
+    def keep(self, source: Path | str | Image.Image | None, field: str = "image") -> str:
+        """Take a picture in, whatever it is, and return the id under which requests may name it.
+
+        Raises `InvalidRequest`, `UnsafeFile`, `StorageError`; `field` is what errors call it.
+        """
+        return self.history.inputs.keep(inputs.take(source, field))
+
+    def keep_mask(self, source: Path | str | Image.Image | None, picture: str, field: str = "mask") -> str:
+        """Take in the mask of a kept picture: white where something is to happen."""
+        return self.history.inputs.keep(inputs.take_mask(source, self.picture(picture), field))
+
+    def picture(self, id: str) -> Image.Image:
+        """A kept picture. Raises `NotFound`."""
+        return self.history.inputs.open(id)
+
+    def annotate(
+        self, picture: str, annotator: str, *, levels: CannyLevels | None = None, resize: str = "crop",
+        size: tuple[int, int] | None = None,
+    ) -> str:  # fmt: skip
+        """The map of a kept picture, kept as well: its id. With a `size` the picture is fitted to that canvas first.
+
+        Raises `InvalidRequest`, `ModelUnavailable`, `NotFound`.
+        """
+        check_resize("control_resize", resize)
+        image = self.picture(picture)
+        fitted = image if size is None else fit(image, size, resize, is_map=annotator == "none")
+        made = self._annotators.annotate(annotator, fitted, levels)
+        return self.history.inputs.keep(inputs.check_map(made, "control_image"))
+
+    def _check_conditions(self, model: ModelSpec, request: GenerationRequest) -> None:
+        """Refuse what does not fit the model, and pictures that are not kept here, before any work."""
+        named = [("control", each.control, "controlnet") for each in request.controls]
+        named += [("reference_adapter", each.adapter, "ip_adapter") for each in request.references]
+        for field, id, kind in named:
+            fitting = [each.spec.id for each in self.controls(model.id) if each.spec.kind == kind]
+            if id not in fitting:
+                raise InvalidRequest(field, f"one that fits {model.id}: {', '.join(fitting) or 'none is here'}", id)
+        for id in request.pictures:
+            if self.history.inputs.path(id) is None:
+                self.picture(id)  # raises the sentence
+        for unit in request.controls:
+            inputs.check_map(self.picture(unit.image))
+        initial = request.initial
+        if initial is not None and initial.mask is not None:
+            inputs.take_mask(self.picture(initial.mask), self.picture(initial.image))
 
     def stop(self) -> None:
         """End what waits and what runs within a step; nothing starts any more. Safe to call from any thread, twice."""

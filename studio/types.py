@@ -19,15 +19,28 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
+from studio import conditions
+from studio.checks import check_count, check_id, check_number, check_text
+from studio.conditions import (
+    MAX_CONTROL_UNITS,
+    MAX_GRID_STEPS,
+    MAX_REFERENCES,
+    Annotator,
+    ControlUnit,
+    InitialImage,
+    Reference,
+)
 from studio.errors import InvalidRequest
 
-MAX_STEPS = 32
+MAX_STEPS = MAX_GRID_STEPS
 MAX_SIDE_PIXELS = 2048
 MAX_PROMPT_CHARACTERS = 2000
 MAX_IMAGES = 16
 MAX_GUIDANCE = 30.0
 MAX_ACCELERATOR_STRENGTH = 1.5
 MAX_SEED = 2**32 - 1
+
+_CONDITIONS = ("controls", "references", "initial")
 
 Family = Literal["tabletop", "sd15", "sd21", "sdxl"]
 
@@ -101,6 +114,33 @@ class AcceleratorSpec:
     description: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ControlSpec:
+    """Something that makes drawings follow a picture: a ControlNet, or an IP-Adapter with its image encoder.
+
+    `source` is a hub id, a folder below `assets/`, or a path the owner named. `file` is a ControlNet's subfolder or an
+    IP-Adapter's safetensors file in it, `image_encoder` a folder in the source or a source of its own. `annotator`
+    makes its maps from ordinary pictures.
+    """
+
+    id: str
+    title: str
+    kind: Literal["controlnet", "ip_adapter"]
+    family: Family
+    source: str
+    origin: Literal["builtin", "hub", "folder"] = "hub"
+    file: str = ""
+    image_encoder: str = ""
+    variant: str | None = None
+    revision: str | None = None
+    annotator: Annotator = "none"
+    recommended_weight: float = 1.0
+    reason: str = ""
+    download_bytes: int | None = None
+    license: str = "unknown"
+    description: str = ""
+
+
 # --- choices ----------------------------------------------------------------------------------------------------
 
 
@@ -152,26 +192,45 @@ class GenerationRequest:
     height: int = 128
     seed: int = 0
     num_images: int = 1
+    controls: tuple[ControlUnit, ...] = ()
+    references: tuple[Reference, ...] = ()
+    initial: InitialImage | None = None
 
     def __post_init__(self) -> None:
-        _check_text("prompt", self.prompt)
-        _check_text("negative_prompt", self.negative_prompt)
-        _check_id("model", self.model)
-        _check_id("accelerator", self.accelerator)
-        _check_number("accelerator_strength", self.accelerator_strength, 0.0, MAX_ACCELERATOR_STRENGTH)
-        _check_count("steps", self.steps, 1, MAX_STEPS)
+        check_text("prompt", self.prompt, MAX_PROMPT_CHARACTERS)
+        check_text("negative_prompt", self.negative_prompt, MAX_PROMPT_CHARACTERS)
+        check_id("model", self.model)
+        check_id("accelerator", self.accelerator)
+        check_number("accelerator_strength", self.accelerator_strength, 0.0, MAX_ACCELERATOR_STRENGTH)
+        check_count("steps", self.steps, 1, MAX_STEPS)
         if not isinstance(self.guidance, Guidance):
             raise InvalidRequest("guidance", "a Guidance value", self.guidance)
         for name, side in (("width", self.width), ("height", self.height)):
-            _check_count(name, side, 64, MAX_SIDE_PIXELS)
+            check_count(name, side, 64, MAX_SIDE_PIXELS)
             if side % 8:
                 raise InvalidRequest(name, "a multiple of 8", side)
-        _check_count("seed", self.seed, 0, MAX_SEED)
-        _check_count("num_images", self.num_images, 1, MAX_IMAGES)
+        check_count("seed", self.seed, 0, MAX_SEED)
+        check_count("num_images", self.num_images, 1, MAX_IMAGES)
+        conditions.check_tuple("controls", self.controls, ControlUnit, MAX_CONTROL_UNITS)
+        conditions.check_tuple("references", self.references, Reference, MAX_REFERENCES)
+        if self.initial is not None:
+            if not isinstance(self.initial, InitialImage):
+                raise InvalidRequest("initial", "an InitialImage value", self.initial)
+            self.initial.check_steps(self.steps)
+
+    @property
+    def first_step(self) -> int:
+        """How many of the grid's steps are left out, because an initial image stands for them."""
+        return 0 if self.initial is None else self.steps - self.initial.num_steps(self.steps)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The pictures it names, each once, by the hash of their content."""
+        return tuple(dict.fromkeys(conditions.pictures_of(self.controls, self.references, self.initial)))
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary that `from_json` turns back into an equal request."""
-        return asdict(self)
+        """A plain dictionary that `from_json` turns back into an equal request; conditions only where there are any."""
+        return {name: value for name, value in asdict(self).items() if value or name not in _CONDITIONS}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> GenerationRequest:
@@ -186,31 +245,12 @@ class GenerationRequest:
             fields["guidance"] = Guidance(scales=tuple(guidance["scales"]), per=guidance.get("per", "window"))
         elif guidance is not None:
             fields["guidance"] = Guidance.of(guidance)
+        for name, kind in (("controls", ControlUnit), ("references", Reference)):
+            if name in fields:
+                fields[name] = conditions.tuple_from_json(kind, name, fields[name])
+        if fields.get("initial") is not None:
+            fields["initial"] = conditions.from_json(InitialImage, "initial", fields["initial"])
         return cls(**fields)
-
-
-def _check_text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise InvalidRequest(name, "text", value)
-    if len(value) > MAX_PROMPT_CHARACTERS:
-        raise InvalidRequest(name, f"at most {MAX_PROMPT_CHARACTERS} characters", f"{len(value)} characters")
-
-
-def _check_id(name: str, value: object) -> None:
-    if not isinstance(value, str) or not 1 <= len(value) <= 100:
-        raise InvalidRequest(name, "an id from the catalogue", value)
-
-
-def _check_count(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequest(name, f"a whole number from {low} to {high}", value)
-
-
-def _check_number(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidRequest(name, f"a number from {low:g} to {high:g}", value)
-    if not low <= value <= high:
-        raise InvalidRequest(name, f"a number from {low:g} to {high:g}", value)
 
 
 # --- events -----------------------------------------------------------------------------------------------------
@@ -299,6 +339,7 @@ class Receipt:
     num_network_calls: int
     versions: dict[str, str]
     warnings: tuple[str, ...] = ()
+    controls_sha256: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

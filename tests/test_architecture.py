@@ -17,9 +17,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ("app", "studio", "trainer", "benchmarks", "tests")
 
-LEAVES = {"studio.errors"}
+LEAVES = {"studio.errors", "studio.checks", "studio.conditions"}
 VALUES = LEAVES | {"studio.types"}
-HISTORY = VALUES | {"studio.storage", "studio.database", "studio.history", "studio.history_index", "studio.parameters"}
+HISTORY = VALUES | {
+    "studio.storage",
+    "studio.database",
+    "studio.history",
+    "studio.history_index",
+    "studio.parameters",
+    "studio.inputs",
+}
 SERVED = HISTORY | {
     "studio.catalog",
     "studio.gpu",
@@ -32,12 +39,15 @@ SERVED = HISTORY | {
 # Which rooms of the project a room may import, besides itself. The longest prefix that fits a module is its room.
 MAY_IMPORT = {
     "studio.errors": set(),
+    "studio.checks": {"studio.errors"},
+    "studio.conditions": LEAVES,
     "studio.types": LEAVES,
     "studio.settings": VALUES,
     "studio.catalog": VALUES,
     "studio.storage": VALUES,
     "studio.database": VALUES,
     "studio.parameters": VALUES,
+    "studio.inputs": VALUES | {"studio.storage", "studio.parameters"},
     "studio.history_index": HISTORY,
     "studio.history": HISTORY,
     "studio.gpu": VALUES,

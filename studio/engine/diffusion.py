@@ -1,6 +1,7 @@
 """`DiffusionEngine`: the one path from a request to its pictures, on stock diffusers pipelines.
 
-request -> resident pipeline -> base + strength * ΔW -> per image: noise, guided steps with previews, decode -> result
+request -> resident pipeline -> base + strength * ΔW -> controls and adapters attached -> per image: noise (or a noised
+picture), guided steps with previews, decode -> result
 
 Images of a request are drawn one after another, each from its own seed by itself: so image i is bit for bit the same
 alone and in a batch, and the first picture is there before the last has begun. (Batching them would be faster on a
@@ -25,7 +26,8 @@ from PIL import Image
 from studio.catalog import Catalog
 from studio.engine.accelerator import Worn, check_kind
 from studio.engine.advice import odd_choices
-from studio.engine.conditions import Condition, TextToImage
+from studio.engine.conditions import Conditions, OpenPicture, make
+from studio.engine.controls import Attached, check_fits
 from studio.engine.device import (
     ROOM_OVER_WEIGHTS,
     choose_device,
@@ -40,8 +42,10 @@ from studio.engine.prompts import EncodedPrompt
 from studio.engine.samplers import make_sampler, plan_request
 from studio.engine.stream import Emit, Worker
 from studio.engine.weights import Weights
+from studio.errors import InvalidRequest, NotFound
 from studio.types import (
     AcceleratorSpec,
+    ControlSpec,
     GeneratedImage,
     GenerationEvent,
     GenerationRequest,
@@ -64,14 +68,15 @@ class _Job:
     model: ModelSpec
     accelerator: AcceleratorSpec
     plan: StepPlan
-    condition: Condition
+    controls: tuple[ControlSpec, ...] = ()
+    adapters: tuple[ControlSpec, ...] = ()
 
 
 class DiffusionEngine:
     """Runs models from the catalogue; one request at a time, others wait their turn.
 
     `device` and `dtype` are "auto" or a name; `hub_cache` a folder instead of the user's Hugging Face cache; `offline`
-    True never asks the network.
+    True never asks the network. `open_picture` gives the pictures that requests name by their content.
     """
 
     def __init__(
@@ -83,8 +88,10 @@ class DiffusionEngine:
         dtype: str = "auto",
         hub_cache: Path | str | None = None,
         offline: bool | None = None,
+        open_picture: OpenPicture | None = None,
     ) -> None:
         self._catalog = catalog
+        self._open_picture = open_picture or _no_picture
         self._device = choose_device(device)
         self.dtype = choose_dtype(dtype, self._device)
         hub = Hub(Path(hub_cache) if hub_cache else None, offline)
@@ -101,16 +108,14 @@ class DiffusionEngine:
         """Whether a model's or accelerator's weights can be used without a download."""
         return self._weights.is_on_disk(id)
 
-    def generate(
-        self, request: GenerationRequest, *, previews: bool = True, condition: Condition | None = None
-    ) -> Iterator[GenerationEvent]:
+    def generate(self, request: GenerationRequest, *, previews: bool = True) -> Iterator[GenerationEvent]:
         """Yield `Loading`, a `StepPreview` per step and image, and last the `GenerationResult`.
 
         Without `previews` a `StepDone` stands for each preview, and only finished pictures are decoded.
 
         Raises `InvalidRequest`, `IncompatibleWeights`, `ModelUnavailable`, `UnsafeFile` or `OutOfMemory`.
         """
-        job = self._job(request, condition or TextToImage())
+        job = self._job(request)
 
         def run(emit: Emit[GenerationEvent]) -> None:
             self._run(job, previews, emit)
@@ -136,14 +141,23 @@ class DiffusionEngine:
         if self._device.type != "cpu":
             self.close()
 
-    def _job(self, request: GenerationRequest, condition: Condition | None = None) -> _Job:
+    def _job(self, request: GenerationRequest) -> _Job:
         model = self._catalog.model(request.model)
         accelerator = self._catalog.accelerator(request.accelerator)
         check_kind(accelerator, model, is_merged=self._catalog.is_merged(model))
+        controls = tuple(self._control(unit.control, "controlnet", model) for unit in request.controls)
+        adapters = tuple(self._control(each.adapter, "ip_adapter", model) for each in request.references)
         plan = plan_request(request, model, accelerator)
         return _Job(
-            request=request, model=model, accelerator=accelerator, plan=plan, condition=condition or TextToImage()
+            request=request, model=model, accelerator=accelerator, plan=plan, controls=controls, adapters=adapters
         )
+
+    def _control(self, id: str, kind: str, model: ModelSpec) -> ControlSpec:
+        spec = self._catalog.control(id)
+        if spec.kind != kind:
+            raise InvalidRequest("control", "a ControlNet for a map and an IP-Adapter for a reference", id)
+        check_fits(spec, model)
+        return spec
 
     def _run(self, job: _Job, previews: bool, emit: Emit[GenerationEvent]) -> None:
         def say(message: str, fraction: float | None) -> None:
@@ -153,15 +167,17 @@ class DiffusionEngine:
             started = time.perf_counter()
             resident = self._loader.load(job.model, say)
             worn = self._wear(resident, job, say)
+            attached = self._attach(resident, job, say)
             seconds_load = time.perf_counter() - started
             with torch.inference_mode():
-                images, all_drawn, warnings = self._draw_all(resident, job, worn, previews, emit)
+                conditions = self._conditions(resident, job, attached)
+                images, all_drawn, warnings = self._draw_all(resident, job, worn, conditions, previews, emit)
             emit(
                 GenerationResult(
                     request=job.request,
                     images=images,
                     seconds=time.perf_counter() - started,
-                    receipt=self._receipt(resident, job, worn, seconds_load, all_drawn, warnings),
+                    receipt=self._receipt(resident, job, worn, attached, seconds_load, all_drawn, warnings),
                 )
             )
 
@@ -175,8 +191,30 @@ class DiffusionEngine:
             ),
         )
 
+    def _attach(self, resident: Resident, job: _Job, say: Say) -> Attached:
+        return or_out_of_memory(
+            "loading what the picture is to follow",
+            "Use fewer control units, close other programs that use the device, or choose a smaller model.",
+            lambda: resident.controls.attach(job.controls, job.adapters, self._weights, say),
+        )
+
+    def _conditions(self, resident: Resident, job: _Job, attached: Attached) -> Conditions:
+        resident.controls.set_scales(job.request.references)
+        num_steps = len(job.plan.timesteps)
+        return or_out_of_memory(
+            "reading the input pictures",
+            SMALLER,
+            lambda: make(job.request, attached, self._open_picture, resident.pipe, num_steps=num_steps),
+        )
+
     def _draw_all(
-        self, resident: Resident, job: _Job, worn: Worn, previews: bool, emit: Emit[GenerationEvent]
+        self,
+        resident: Resident,
+        job: _Job,
+        worn: Worn,
+        conditions: Conditions,
+        previews: bool,
+        emit: Emit[GenerationEvent],
     ) -> tuple[tuple[GeneratedImage, ...], list[Drawn], list[str]]:
         request = job.request
         prompt, negative = self._encode(resident, request)
@@ -185,7 +223,7 @@ class DiffusionEngine:
         images, all_drawn = [], []
         for index in range(request.num_images):
             order = Order(
-                condition=job.condition,
+                conditions=conditions,
                 plan=job.plan,
                 prompt=prompt,
                 negative=negative,
@@ -213,6 +251,7 @@ class DiffusionEngine:
         resident: Resident,
         job: _Job,
         worn: Worn,
+        attached: Attached,
         seconds_load: float,
         all_drawn: list[Drawn],
         warnings: list[str],
@@ -231,6 +270,7 @@ class DiffusionEngine:
             num_network_calls=sum(drawn.num_network_calls for drawn in all_drawn),
             versions=versions(),
             warnings=tuple(warnings),
+            controls_sha256=dict(attached.sha256 or {}),
         )
 
 
@@ -260,6 +300,10 @@ class _Lens:
         preview = StepPreview(**vars(done), image=image)
         self.previews.append(preview)
         self._emit(preview)
+
+
+def _no_picture(id: str) -> Image.Image:
+    raise NotFound(f"This engine keeps no pictures, so it cannot follow one ({id[:12]}).")
 
 
 def device_in_words(device: torch.device) -> str:

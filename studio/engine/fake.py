@@ -19,6 +19,7 @@ from PIL import Image
 
 from studio.catalog import Catalog
 from studio.perflow import TimeWindows, make_plan
+from studio.perflow.windows import begun_at
 from studio.types import (
     MAX_SEED,
     GeneratedImage,
@@ -62,7 +63,7 @@ class FakeEngine:
         """The true grid of the accelerator's windows; a plain solver is drawn as if it had one."""
         delta = self._catalog.accelerator(request.accelerator).delta
         windows = TimeWindows(num_time_windows=delta.num_time_windows if delta else 1)
-        return make_plan(windows, request.steps, request.guidance)
+        return begun_at(make_plan(windows, request.steps, request.guidance), request.first_step)
 
     def generate(self, request: GenerationRequest, *, previews: bool = True) -> Iterator[GenerationEvent]:
         """`Loading`, a `StepPreview` (or `StepDone`) per step and image, and a `GenerationResult`."""
