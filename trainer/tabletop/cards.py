@@ -32,6 +32,20 @@ windows, CFG-sync. Add it to Tabletop or to anything fine-tuned from it and samp
 `text_projection.safetensors` completes the text side for scores.""",
         ("clip",),
     ),
+    "tabletop-controls": (
+        "ControlNets for Tabletop",
+        """Slim ControlNets (the UNet's encoder without its attention) beside Tabletop's base, one a folder: canny
+edges, depth as MiDaS shows it (near is white), joints of the world's figures as coloured bones, and tile (a fourth of
+the detail). They were trained on the unaccelerated base; that the delta weights work under them is a transfer.
+diffusers' `ControlNetModel` loads them. `example.png` is the map of a scene that no training saw.""",
+        ("canny", "depth", "pose", "tile"),
+    ),
+    "tabletop-ip-adapter": (
+        "An IP-Adapter for Tabletop",
+        """Four more tokens for the base's cross-attention, from a picture's embedding by `tabletop-clip`, in the file
+layout of the published IP-Adapters (arXiv 2308.06721). Trained on the unaccelerated base.""",
+        ("ip-adapter",),
+    ),
     "judge": (
         "The judge",
         """A classifier, trained apart from all generators on scenes none of them saw, that says which (shape, colour)

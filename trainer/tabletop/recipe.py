@@ -30,6 +30,7 @@ from trainer.tabletop import data, models
 from trainer.tabletop.autoencoder import AutoencoderTask, encode_all, psnr, standardise, to_pixels
 from trainer.tabletop.captions import caption
 from trainer.tabletop.clip import ClipPair, ClipTask, hard_choice_accuracy, mirrored, tokenize
+from trainer.tabletop.control import CONTROLS, FOLLOWING, IP_ADAPTER, control_work, ip_adapter_work, render_maps
 from trainer.tabletop.diffusion import LatentSet, PeRFlowTask, TeacherTask, network_of
 from trainer.tabletop.judge import Judge, JudgeTask, accuracies
 from trainer.tabletop.precision import autocast
@@ -37,7 +38,7 @@ from trainer.tabletop.shipping import export, take_up
 
 log = logging.getLogger(__name__)
 
-STAGES = ("scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", "decoder", "export")
+STAGES = ("scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", "decoder", *FOLLOWING, "export")
 NUM_JUDGE_SCENES = 6000
 NUM_TEST_SCENES = 1000
 NUM_WORDINGS = 2
@@ -79,6 +80,9 @@ class Recipe:
                 "5 teacher calls a window, each used twice; about 35 samples a second on two cores",
             ),
             "decoder": (self._decoder, 20, "the VAE's decoder goes on, its encoder frozen; as fast as the vae stage"),
+            "maps": (lambda _: render_maps(self), 0, "renders 4,000 scenes again for depth and joints; 64 kB a scene"),
+            **{name: (self._control(name), 30, "a slim ControlNet beside the frozen base") for name in CONTROLS},
+            IP_ADAPTER: (self._ip_adapter, 30, "0.4 M parameters beside the frozen base"),
             "export": (self._export, 0, "writes fp16 folders below 10 MB a file"),
             "take-up": (self._take_up, 0, "reads what ships back, to train on from it on a new machine"),
         }
@@ -180,6 +184,12 @@ class Recipe:
         self._compile(vae.encoder, vae.decoder)
         self._train("decoder", task, Schedule(minutes=minutes, learning_rate=1e-3, seed=self.seed), vae)
         self.remember("decoder", test_psnr_db=psnr(vae, self.test_images()[:200], self.device))
+
+    def _control(self, name: str) -> Callable[[float], None]:
+        return lambda minutes: self._train(name, *control_work(self, name, minutes))
+
+    def _ip_adapter(self, minutes: float) -> None:
+        self._train(IP_ADAPTER, *ip_adapter_work(self, minutes))
 
     def _export(self, _: float) -> None:
         export(self)

@@ -3,6 +3,8 @@
 assets/tabletop/          a StableDiffusionPipeline folder (text encoder, VAE, UNet, tokenizer, scheduler)
 assets/tabletop-clip/     the image encoder of the same CLIP pair, and the text side's projection
 assets/perflow-tabletop/  delta weights with their DeltaSpec
+assets/tabletop-controls/ one ControlNet a folder (canny, depth, pose, tile), each with a map to try it on
+assets/tabletop-ip-adapter/ an IP-Adapter in its published file layout; its encoder is tabletop-clip's
 assets/judge/             the classifier that benchmarks ask
 """
 
@@ -14,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import ControlNetModel, StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
@@ -22,16 +25,22 @@ from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 from studio.perflow.delta import DeltaWeights, weights_sha256
 from studio.perflow.merge import KeptBase
 from studio.types import DeltaSpec
+from trainer.controls import control_of_scene
 from trainer.tabletop import models
 from trainer.tabletop.cards import LICENCE, write_cards
 from trainer.tabletop.clip import ClipPair
+from trainer.tabletop.control import CONTROLS, IP_ADAPTER, IPAdapter, new_controlnet
 from trainer.tabletop.judge import Judge
+from trainer.tabletop.renderer import render
+from trainer.tabletop.scenes import random_scene
 
 if TYPE_CHECKING:
     from trainer.tabletop.recipe import Recipe
 
 SHARD = "9MB"
 FACTS = "recipe.json"
+IP_ADAPTER_FILE = "ip-adapter.safetensors"
+EXAMPLE_SEED = 20_000_003  # a test scene with a figure
 
 
 def export(recipe: Recipe) -> None:
@@ -41,6 +50,8 @@ def export(recipe: Recipe) -> None:
     if recipe.result("perflow").exists():
         _delta(recipe, recipe.assets / "perflow-tabletop")
     _clip(recipe, recipe.assets / "tabletop-clip")
+    _controls(recipe, recipe.assets / "tabletop-controls")
+    _ip_adapter(recipe, recipe.assets / "tabletop-ip-adapter")
     if recipe.result("judge").exists():
         folder = _emptied(recipe.assets / "judge")
         judge = recipe.read("judge", Judge())
@@ -69,6 +80,13 @@ def take_up(recipe: Recipe) -> None:
         delta = DeltaWeights.read(recipe.assets / "perflow-tabletop")
         KeptBase(shipped.unet).apply(delta, 1.0)
         _write_if_new(recipe, "perflow", shipped.unet)
+    for control in CONTROLS:
+        if (shelf := recipe.assets / "tabletop-controls" / control).is_dir():
+            _write_if_new(recipe, control, ControlNetModel.from_pretrained(shelf, dtype=torch.float32))
+    if (shelf := recipe.assets / "tabletop-ip-adapter" / IP_ADAPTER_FILE).is_file():
+        adapter = IPAdapter(models.new_unet())
+        adapter.load_file(load_file(shelf))
+        _write_if_new(recipe, IP_ADAPTER, adapter)
     if (recipe.assets / "judge").is_dir():
         judge = Judge()
         judge.load_state_dict(load_file(recipe.assets / "judge" / "judge.safetensors"))
@@ -158,6 +176,29 @@ def _clip(recipe: Recipe, folder: Path) -> None:
         {name: value.detach().cpu().contiguous() for name, value in projection.items()},
         folder / "text_projection.safetensors",
     )
+
+
+def _controls(recipe: Recipe, folder: Path) -> None:
+    """Every ControlNet that was trained, and beside it the map of a scene that no training saw."""
+    for control in CONTROLS:
+        if recipe.result(control).exists():
+            network = recipe.read(control, new_controlnet()).half()
+            _emptied(folder / control)
+            network.save_pretrained(folder / control)
+            _example_map(control).save(folder / control / "example.png")
+
+
+def _example_map(control: str) -> Image.Image:
+    seen = render(random_scene(EXAMPLE_SEED))
+    made = control_of_scene(control, seen, (seen.rgb * 255).round().to(torch.uint8))
+    return Image.fromarray(made.permute(1, 2, 0).numpy())
+
+
+def _ip_adapter(recipe: Recipe, folder: Path) -> None:
+    if recipe.result(IP_ADAPTER).exists():
+        _emptied(folder)
+        adapter = recipe.read(IP_ADAPTER, IPAdapter(models.new_unet()))
+        save_file(adapter.file(), folder / IP_ADAPTER_FILE)
 
 
 def _delta(recipe: Recipe, folder: Path) -> None:
