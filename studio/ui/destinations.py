@@ -19,7 +19,10 @@ from studio.types import GenerationRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """A place for pictures: `receive` turns a history id into updates of `outputs`, all of them in the tab `tab_id`."""
+    """A place for pictures: `receive` turns a history id into updates of `outputs`, all of them in the tab `tab_id`.
+
+    It may name another tab itself, by an update of the page's tabs.
+    """
 
     title: str
     tab_id: str
@@ -34,6 +37,25 @@ class SettingsTaker:
     tab_id: str
     outputs: Sequence[Block]
     take: Callable[[GenerationRequest], dict[Any, Any]]
+    choose_tab: Callable[[GenerationRequest], str] | None = None
+
+    def tab_for(self, request: GenerationRequest) -> str:
+        """The tab to show once it was filled from this request."""
+        return self.choose_tab(request) if self.choose_tab else self.tab_id
+
+
+def either(plain: SettingsTaker, following: SettingsTaker) -> SettingsTaker:
+    """Two tabs as one: a request that follows pictures goes to `following`, any other to `plain`."""
+
+    def choose(request: GenerationRequest) -> SettingsTaker:
+        return following if request.pictures else plain
+
+    return SettingsTaker(
+        tab_id=plain.tab_id,
+        outputs=[*plain.outputs, *following.outputs],
+        take=lambda request: choose(request).take(request),
+        choose_tab=lambda request: choose(request).tab_id,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +81,7 @@ def _sender(destination: Destination, tabs: gr.Tabs) -> Callable[[str | None], d
         try:
             if history_id is None:
                 raise NotFound("This picture is not in the history: there is nothing to send.")
-            return {**destination.receive(history_id), tabs: gr.Tabs(selected=destination.tab_id)}
+            return {tabs: gr.Tabs(selected=destination.tab_id), **destination.receive(history_id)}
         except StudioError as error:
             raise gr.Error(str(error), duration=8, print_exception=False) from error
 

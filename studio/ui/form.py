@@ -82,6 +82,11 @@ class Form:
         return (self.hint, self.model_facts, self.accelerator_facts, self.size_facts)
 
     @property
+    def error_places(self) -> tuple[gr.HTML, ...]:
+        """Where errors stand, each place once."""
+        return tuple(dict.fromkeys(self.errors.values()))
+
+    @property
     def outputs(self) -> list[Block]:
         """Everything `show` writes."""
         return [*self.inputs, *self.facts, self.set_by_hand]

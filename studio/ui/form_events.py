@@ -56,7 +56,7 @@ def connect_form(form: Form, services: Services) -> None:
     form.examples.select(act.example, None, form.prompt, **QUIETLY)
     form.dice.click(lambda: -1, None, form.seed, **QUIETLY)
     planned = [each for field in FIELDS if "prompt" not in field for each in form.components_of(field)]
-    shown = [form.grid, form.advice, form.follow_advice, *form.errors.values()]
+    shown = [form.grid, form.advice, form.follow_advice, *form.error_places]
     gr.on(_listeners(planned, "change"), act.refresh, form.inputs, shown, trigger_mode="always_last", **QUIETLY)
 
 

@@ -89,7 +89,7 @@ def connect_gallery(page: Gallery, tab: gr.Tab, services: Services, settings: Se
         try:
             wanted = services.history.read_parameters(path)
             cleared = {page.dropped_words: "", page.dropped: None}
-            return {**cleared, **settings.take(wanted), tabs: gr.Tabs(selected=settings.tab_id)}
+            return {**cleared, **settings.take(wanted), tabs: gr.Tabs(selected=settings.tab_for(wanted))}
         except StudioError as error:
             return {page.dropped_words: f'<p class="field-error" role="alert">{escape(str(error))}</p>'}
 
@@ -243,6 +243,19 @@ def detail_html(entry: HistoryEntry) -> str:
     )
 
 
+def _followed(request: GenerationRequest) -> dict[str, str]:
+    """What the picture followed besides its prompt."""
+    rows = {}
+    if request.controls:
+        rows["Follows"] = ", ".join(f"{unit.control} at weight {unit.weight:g}" for unit in request.controls)
+    if request.references:
+        rows["Refers to"] = ", ".join(f"{each.adapter} at scale {each.scale:g}" for each in request.references)
+    if request.initial is not None:
+        kind = "a part of a picture" if request.initial.mask else "a picture"
+        rows["Begins from"] = f"{kind}, strength {request.initial.strength:g}"
+    return rows
+
+
 def _parameters(entry: HistoryEntry) -> dict[str, str]:
     request: GenerationRequest = entry.request
     created = datetime.fromisoformat(entry.created).strftime("%Y-%m-%d %H:%M UTC")
@@ -253,6 +266,7 @@ def _parameters(entry: HistoryEntry) -> dict[str, str]:
         "Steps": str(request.steps),
         "CFG": f"{'-'.join(f'{scale:g}' for scale in request.guidance.scales)}"
         + (f" per {request.guidance.per}" if len(request.guidance.scales) > 1 else ""),
+        **_followed(request),
         "Seed": str(entry.seed),
         "Size": f"{entry.width} × {entry.height}",
         "Drawn": created,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from studio.types import GenerationRequest
-from studio.ui import api, gallery, text_to_image, theme, train
-from studio.ui.destinations import Destination, connect
+from studio.ui import api, control, gallery, text_to_image, theme, train
+from studio.ui.destinations import Destination, connect, either
 from studio.ui.plain_html import plain_html
 from studio.ui.schedule_field import shades_css
 
@@ -34,7 +34,10 @@ def build(services: Services) -> gr.Blocks:
         plain_html(HEADER)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(text_to_image.TITLE, id=text_to_image.TAB_ID):
-                drawn, settings = text_to_image.build_text_to_image(services)
+                drawn, plain = text_to_image.build_text_to_image(services)
+            with gr.Tab(control.TITLE, id=control.TAB_ID) as control_tab:
+                followed, following, places = control.build_control(services, control_tab)
+            settings = either(plain, following)
             with gr.Tab(train.TITLE, id=train.TAB_ID) as train_tab:
                 train.build_train(services, train_tab, tabs, settings)
             with gr.Tab(gallery.TITLE, id=gallery.TAB_ID) as gallery_tab:
@@ -43,10 +46,10 @@ def build(services: Services) -> gr.Blocks:
 
         def reuse(history_id: str) -> dict[Any, Any]:
             request: GenerationRequest = services.history.get(history_id).request
-            return settings.take(request)
+            return {**settings.take(request), tabs: gr.Tabs(selected=settings.tab_for(request))}
 
         again = Destination(title="Use these settings", tab_id=settings.tab_id, outputs=settings.outputs, receive=reuse)
-        connect([drawn, kept], [again], tabs)
+        connect([drawn, followed, kept], [again, *places], tabs)
         api.register(services)
     return page
 
