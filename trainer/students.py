@@ -134,6 +134,10 @@ class Student:
             return without_adapter
         return torch.no_grad()(self.networks.network(self._teacher))
 
+    def others(self) -> tuple[Any, ...]:
+        """Networks of its own beside the module: the frozen copy that is the teacher of a full student."""
+        return () if self._teacher is None else (self._teacher,)
+
     @contextlib.contextmanager
     def bare(self) -> Iterator[None]:
         """The UNet with its LoRA off; gradients that are already recorded are not touched."""

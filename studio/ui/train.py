@@ -67,9 +67,9 @@ def build_train(services: Services, tab: gr.Tab, tabs: gr.Tabs, settings: Settin
 
 
 def _build_left(training: TrainingServices) -> tuple[TrainForm, DatasetField, StartPart]:
-    recipes = training.recipes()
+    recipes = training.choices.recipes()
     first = recipes[0]
-    bases = training.bases()
+    bases = training.choices.bases()
     title = next((each.spec.title for each in bases if each.spec.id == first.model), first.model)
     name = suggested_name(first.config.get("method", "perflow"), title)
     goal, machine, facts = build_recipes(recipes, first)

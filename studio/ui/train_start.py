@@ -98,7 +98,7 @@ class StartActions:
 
     def config(self, values: Values) -> TrainingConfig:
         """What the page says, checked. Raises `InvalidRequest`."""
-        return self._training.config_of(self.form.choices(values, values[self.pictures.picker]))
+        return self._training.choices.config_of(self.form.choices(values, values[self.pictures.picker]))
 
     def error_updates(self, error: InvalidRequest | None) -> Updates:
         """The sentence beside its field, and no other."""
@@ -118,7 +118,7 @@ class StartActions:
     def take_recipe(self, values: Values) -> Updates:
         """Another goal or machine: its recipe's values, and its base and pictures where they can be used."""
         form = self.form
-        recipe = recipe_of(self._training.recipes(), values[form.goal], values[form.machine])
+        recipe = recipe_of(self._training.choices.recipes(), values[form.goal], values[form.machine])
         if recipe is None:
             return {form.recipe_facts: recipe_html(None)}
         method = recipe.config.get("method", "perflow")
@@ -158,7 +158,7 @@ class StartActions:
         return {form.name: name, part.suggested: name}
 
     def _base(self, id: str) -> BaseStatus:
-        return next(each for each in self._training.bases() if each.spec.id == id)
+        return next(each for each in self._training.choices.bases() if each.spec.id == id)
 
     def fill(self, config: TrainingConfig, source: str | None, *, can_resume: bool) -> Updates:
         """The form as a run has it, for a new run with changes, or to resume that run with them."""

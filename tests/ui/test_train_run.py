@@ -146,7 +146,7 @@ def test_a_recipe_fills_the_form_with_what_it_says(start: StartActions, training
     updates = start.take_recipe(values)
     filled = values | {key: each["value"] if isinstance(each, dict) else each for key, each in updates.items()
                        if not isinstance(each, dict) or "value" in each}  # fmt: skip
-    recipe = next(each for each in training.recipes() if each.id == "cpu-lcm")
+    recipe = next(each for each in training.choices.recipes() if each.id == "cpu-lcm")
     made = start.config(filled)
     assert {name: getattr(made, name) for name in recipe.config} == dict(recipe.config)
     assert made.name == "LCM on Tabletop"
