@@ -42,7 +42,7 @@ STAGES = ("scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", *RA
 NUM_JUDGE_SCENES = 6000
 NUM_TEST_SCENES = 1000
 NUM_WORDINGS = 2
-NUM_HELD_OUT = 128
+NUM_HELD_OUT = 96
 
 
 @dataclass(frozen=True, kw_only=True)
