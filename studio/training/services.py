@@ -33,6 +33,7 @@ from studio.runs.lease import DeviceFile
 from studio.runs.measuring import measure
 from studio.runs.monitor import NEVER_STARTED, Monitor
 from studio.runs.preflight import PreflightReport
+from studio.runs.publish import publish
 from studio.settings import Settings
 from studio.storage import storage_error
 from studio.training.choices import TrainingChoices
@@ -178,6 +179,15 @@ class TrainingServices:
         if read_export(run) is None:
             raise NotFound(f"{run_id} has no result yet.")
         return run.export_dir
+
+    def publish(self, run_id: str, repo: str, token: str) -> str:
+        """Put a run's result on the Hugging Face Hub, private if the repository is new; the address.
+
+        The token is used for this alone. Raises `NotFound`, `InvalidRequest`, `NotPublished`, `TurnedOff`.
+        """
+        self._check_on()
+        self.export_dir(run_id)
+        return publish(self._runs.run(run_id), repo, token, self._launcher)
 
     # --- asking something of a run ---
 

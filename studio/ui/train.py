@@ -105,6 +105,7 @@ def _connect_form(act: StartActions) -> None:
         part.skip,
         part.processes,
         part.nodes,
+        part.rate,
     ]
     checked = [*act.error_places, part.start, part.report, part.estimated, part.commands]
     gr.on([each.change for each in changed], act.refresh, act.inputs, checked, trigger_mode="always_last", queue=False,
@@ -158,6 +159,11 @@ def _connect_run(services: Services, training: TrainingServices, start: StartAct
     buttons["delete"].click(lambda: gr.update(visible=True), None, panel.confirm, queue=False, **QUIETLY)
     panel.keep.click(lambda: gr.update(visible=False), None, panel.confirm, queue=False, **QUIETLY)
     panel.delete_now.click(act.delete, panel.picker, [panel.words, panel.confirm, panel.picker], **QUIETLY).then(**look)
+
+    part = panel.publish
+    part.send.click(lambda: "Publishing…", None, panel.words, queue=False, **QUIETLY).then(
+        act.publish, [panel.picker, part.repo, part.token], [panel.words, part.token], concurrency_limit=None, **QUIETLY
+    )
 
     def use(chosen: str | None) -> dict[Any, Any]:
         status = _status(training, chosen)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -44,6 +45,16 @@ EMPTY = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishPart:
+    """Where a result may be published from."""
+
+    fold: gr.Accordion
+    repo: gr.Textbox
+    token: gr.Textbox
+    send: gr.Button
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunPanel:
     """The components of a run. `seen` remembers what each part shows, `at` the step of the shown samples."""
 
@@ -59,6 +70,7 @@ class RunPanel:
     words: gr.HTML
     card: gr.Markdown
     card_fold: gr.Accordion
+    publish: PublishPart
     windows: gr.HTML
     scrubber: gr.HTML
     samples: gr.HTML
@@ -74,7 +86,8 @@ class RunPanel:
         """Everything a look may change."""
         return [
             self.picker, self.empty, self.body, self.head, *self.buttons.values(), self.card, self.card_fold,
-            self.windows, self.scrubber, self.samples, self.loss, self.numbers, self.log, self.timer, self.seen,
+            self.publish.fold, self.windows, self.scrubber, self.samples, self.loss, self.numbers, self.log,
+            self.timer, self.seen,
         ]  # fmt: skip
 
 
@@ -102,6 +115,12 @@ def build_run() -> RunPanel:
             delete_now = gr.Button("Delete", variant="stop", size="sm", min_width=80, elem_id="train-delete-now")
             keep = gr.Button("Keep", size="sm", min_width=80)
         words = live_html(elem_id="train-run-words", elem_classes="words")
+        with gr.Accordion("Publish on the Hugging Face Hub", open=False, elem_classes="fold", visible=False) as fold:
+            repo = gr.Textbox("", label="Repository", placeholder="owner/name", max_length=200,
+                              info="Made if it is new, and then private.", elem_id="train-repo")  # fmt: skip
+            token = gr.Textbox("", label="Token", type="password", placeholder="hf_...", max_length=300,
+                               info="One that may write; used once, kept nowhere.", elem_id="train-token")  # fmt: skip
+            send = gr.Button("Publish", size="sm", elem_id="train-publish")
         with gr.Accordion("Model card", open=False, elem_classes="fold", visible=False) as card_fold:
             card = gr.Markdown(elem_id="train-card", sanitize_html=True)
         windows = plain_html(elem_id="train-windows")
@@ -113,7 +132,8 @@ def build_run() -> RunPanel:
             log = plain_html(elem_id="train-log")
     return RunPanel(
         picker=picker, empty=empty, body=body, head=head, actions=actions, buttons=buttons, confirm=confirm,
-        delete_now=delete_now, keep=keep, words=words, card=card, card_fold=card_fold, windows=windows,
+        delete_now=delete_now, keep=keep, words=words, card=card, card_fold=card_fold,
+        publish=PublishPart(fold=fold, repo=repo, token=token, send=send), windows=windows,
         scrubber=scrubber, samples=samples, loss=loss, numbers=numbers, log=log, timer=gr.Timer(IDLE_SECONDS),
         seen=gr.State({}), at=gr.State(None),
     )  # fmt: skip
@@ -233,6 +253,8 @@ class RunActions:
         yield panel.log, log, lambda: train_view.log_html(log)
         text = self._card(status)
         yield panel.card, text, lambda: text
+        there = status.export is not None
+        yield panel.publish.fold, there, lambda: gr.update(visible=there)
         yield panel.card_fold, bool(text), lambda: gr.update(visible=bool(text))
 
     def _card(self, status: RunStatus) -> str:
@@ -274,6 +296,14 @@ class RunActions:
         except StudioError as error:
             return failure_html(error)
         return "It goes on from its last checkpoint."
+
+    def publish(self, chosen: str | None, repo: str, token: str) -> tuple[str, str]:
+        """Where the result stands now, or why it does not; and a token field that is empty again."""
+        try:
+            address = self._training.publish(chosen or "", repo.strip(), token.strip())
+        except StudioError as error:
+            return failure_html(error), ""
+        return f'Published as <a href="{escape(address)}" target="_blank" rel="noopener">{escape(address)}</a>.', ""
 
     def delete(self, chosen: str | None) -> Updates:
         """After the second click: the run is gone for good."""

@@ -15,6 +15,7 @@ import gradio as gr
 
 from studio.errors import InvalidRequest, NeedsConfirmation, StudioError
 from studio.runs.config import TrainingConfig
+from studio.runs.preflight import PreflightReport
 from studio.ui import train_estimate
 from studio.ui.feedback import failure_html
 from studio.ui.plain_html import live_html, plain_html
@@ -27,8 +28,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Estimated:
+    """What was measured, and for which values (`_mark`)."""
+
+    mark: str
+    report: PreflightReport
+
+
+@dataclass(frozen=True, kw_only=True)
 class StartPart:
-    """Estimate and Start. `estimated` holds what was measured, `source` the run whose settings these are."""
+    """Estimate and Start. `estimated` holds an `Estimated`, `source` the run whose settings these are."""
 
     rate: gr.Number
     estimate: gr.Button
@@ -190,9 +199,11 @@ class StartActions:
             config = self.config(values)
         except InvalidRequest as error:
             return {**self.error_updates(error), part.start: gr.update(interactive=False)}
-        holds = estimated == _mark(config)
+        holds = estimated is not None and estimated.mark == _mark(config)
         updates = {**self.error_updates(None), part.start: gr.update(interactive=holds or values[part.skip])}
-        if estimated is not None and not holds:
+        if estimated is not None and holds:
+            updates[part.report] = train_estimate.estimate_html(estimated.report, config, values[part.rate])
+        elif estimated is not None:
             updates |= {part.report: train_estimate.stale_html(), part.estimated: None}
         return {**updates, part.commands: self._commands(config, values)}
 
@@ -234,11 +245,11 @@ class StartActions:
         except Exception as error:  # noqa: BLE001  (the page is the last place to say what happened; bugs are logged)
             yield self._measured(failure_html(error))
         else:
-            mark = _mark(config) if report.is_possible else None
+            estimated = Estimated(mark=_mark(config), report=report) if report.is_possible else None
             yield {
                 **self._measured(train_estimate.estimate_html(report, config, values[part.rate])),
-                part.estimated: mark,
-                part.start: gr.update(interactive=mark is not None or values[part.skip]),
+                part.estimated: estimated,
+                part.start: gr.update(interactive=estimated is not None or values[part.skip]),
             }
 
     def _measured(self, html: str) -> Updates:
@@ -249,7 +260,8 @@ class StartActions:
         part = self.part
         try:
             config = self.config(values)
-            if values[part.estimated] != _mark(config) and not values[part.skip]:
+            estimated = values[part.estimated]
+            if not values[part.skip] and (estimated is None or estimated.mark != _mark(config)):
                 return {part.words: "Estimate first: it takes a minute and says whether this run fits. "
                                     "Or tick “Start without an estimate”."}, None  # fmt: skip
             status = self._training.start(config)

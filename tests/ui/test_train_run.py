@@ -113,6 +113,22 @@ def test_asking_the_wrong_thing_of_a_run_is_answered_in_a_sentence(training, pan
     assert "There is no training run" in act.delete(None)[panel.words]
 
 
+def test_a_result_is_published_by_a_process_that_alone_has_the_token(training, panel, run: RunFolder) -> None:
+    act, token = RunActions(training, panel), "hf_" + "x" * 20
+    assert "no result yet" in act.publish(run.id, "me/mine", token)[0]
+    write_end(run)
+    write_result(run)
+    assert "owner/name" in act.publish(run.id, "https://elsewhere", token)[0]
+    assert "a Hugging Face token" in act.publish(run.id, "me/mine", "secret")[0]
+    assert "secret" not in act.publish(run.id, "me/mine", "secret")[0]
+    told, field = act.publish(run.id, "me/mine", token)
+    assert "https://huggingface.co/me/mine" in told
+    assert field == ""
+    told, _ = act.publish(run.id, "me/refused", token)
+    assert "was not published: the hub says no to hf_..." in told
+    assert token not in told
+
+
 # --- starting ---------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +149,7 @@ def test_an_estimate_holds_for_exactly_these_values(start: StartActions) -> None
     assert mark is not None
     measured = values | {start.part.estimated: mark}
     assert start.refresh(measured)[start.part.start]["interactive"] is True
+    assert "4.00 at 2 an hour" in start.refresh(measured | {start.part.rate: 2})[start.part.report]
     changed = measured | {start.form.fields.components["num_steps"]: 77}
     updates = start.refresh(changed)
     assert updates[start.part.start]["interactive"] is False
