@@ -124,6 +124,43 @@ def test_tabletop_is_a_pool_of_scenes_or_endless(training: TrainingServices) -> 
         ("name", {"name": ""}),
         ("prediction_type", {"prediction_type": "v_prediction"}),
         ("control", {"method": "controlnet"}),
+        ("control", {"control": "depth"}),
+        ("student", {"method": "controlnet", "control": "depth", "student": "lora"}),
+        ("name", {"name": "x" * 200}),
+        ("name", {"name": "two\nlines"}),
+        ("name", {"name": 7}),
+        ("method", {"method": "magic"}),
+        ("mehtod", {"mehtod": "lcm"}),
+        ("resolution", {"resolution": 100}),
+        ("resolution", {"resolution": 1 << 20}),
+        ("num_time_windows", {"num_time_windows": 0}),
+        ("num_time_windows", {"num_time_windows": 17}),
+        ("guidance_mode", {"guidance_mode": "baked"}),
+        ("trained_guidance", {"trained_guidance": 0.5}),
+        ("num_solver_steps", {"num_solver_steps": 0}),
+        ("share_at_start", {"share_at_start": 1.5}),
+        ("share_at_grid", {"share_at_start": 0.8, "share_at_grid": 0.5}),
+        ("grid_steps", {"grid_steps": [0]}),
+        ("grid_steps", {"grid_steps": "5, 6"}),
+        ("pair_reuse", {"pair_reuse": 0}),
+        ("caption_dropout", {"caption_dropout": 1.0}),
+        ("min_snr", {"min_snr": -1}),
+        ("student", {"student": "half"}),
+        ("lora_rank", {"lora_rank": 0}),
+        ("num_steps", {"num_steps": 1.5}),
+        ("num_steps", {"num_steps": True}),
+        ("batch_size", {"batch_size": 0}),
+        ("gradient_accumulation", {"gradient_accumulation": -1}),
+        ("learning_rate", {"learning_rate": float("inf")}),
+        ("learning_rate", {"learning_rate": "fast"}),
+        ("warmup_steps", {"warmup_steps": -1}),
+        ("ema_decay", {"ema_decay": 1.0}),
+        ("seed", {"seed": 1 << 40}),
+        ("precision", {"precision": "int4"}),
+        ("device", {"device": "tpu"}),
+        ("num_workers", {"num_workers": 99}),
+        ("checkpoint_every_steps", {"checkpoint_every_steps": 0}),
+        ("sample_prompts", {"sample_prompts": "one"}),
     ],
 )
 def test_nonsense_is_refused_by_field_and_leaves_nothing(
@@ -132,8 +169,10 @@ def test_nonsense_is_refused_by_field_and_leaves_nothing(
     with pytest.raises(InvalidRequest) as refused:
         training.start(training.choices.config_of({**SHORT, **values}))
     assert refused.value.field == field
+    assert str(refused.value).startswith(f"{field}: expected ")
     assert len(str(refused.value)) < 500
     assert training.runs() == ()
+    assert list(training.settings.runs_dir.glob("*")) == []
 
 
 def test_where_it_is_turned_off_nothing_works_or_is_written(settings: Settings) -> None:
