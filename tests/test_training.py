@@ -159,6 +159,7 @@ def test_tabletop_is_a_pool_of_scenes_or_endless(training: TrainingServices) -> 
         ("precision", {"precision": "int4"}),
         ("device", {"device": "tpu"}),
         ("num_workers", {"num_workers": 99}),
+        ("sharding", {"sharding": "split", "student": "lora"}),
         ("checkpoint_every_steps", {"checkpoint_every_steps": 0}),
         ("sample_prompts", {"sample_prompts": "one"}),
     ],
