@@ -20,6 +20,7 @@ from studio.catalog import Catalog
 from studio.datasets.manifest import DatasetSummary
 from studio.datasets.store import DatasetStore, StoredDataset
 from studio.errors import Busy, CatalogError, InvalidRequest, NotFound, QueueFull, StorageError, StudioError, TurnedOff
+from studio.runs import finished
 from studio.runs.commands import CommandLine, command_lines
 from studio.runs.config import TrainingConfig
 from studio.runs.control import RunControl
@@ -33,7 +34,6 @@ from studio.runs.lease import DeviceFile
 from studio.runs.measuring import measure
 from studio.runs.monitor import NEVER_STARTED, Monitor
 from studio.runs.preflight import PreflightReport
-from studio.runs.publish import publish
 from studio.settings import Settings
 from studio.storage import storage_error
 from studio.training.choices import TrainingChoices
@@ -183,11 +183,20 @@ class TrainingServices:
     def publish(self, run_id: str, repo: str, token: str) -> str:
         """Put a run's result on the Hugging Face Hub, private if the repository is new; the address.
 
-        The token is used for this alone. Raises `NotFound`, `InvalidRequest`, `NotPublished`, `TurnedOff`.
+        The token is used for this alone. Raises `NotFound`, `InvalidRequest`, `NotDone`, `TurnedOff`.
         """
         self._check_on()
         self.export_dir(run_id)
-        return publish(self._runs.run(run_id), repo, token, self._launcher)
+        return finished.publish(self._runs.run(run_id), repo, token, self._launcher)
+
+    def lora(self, run_id: str, rank: int) -> str:
+        """LoRA files beside a run's delta weights, in its result's folder; what they lose, in words.
+
+        Raises `NotFound`, `InvalidRequest`, `NotDone`, `TurnedOff`.
+        """
+        self._check_on()
+        self.export_dir(run_id)
+        return finished.lora(self._runs.run(run_id), rank, self._launcher)
 
     # --- asking something of a run ---
 

@@ -160,7 +160,10 @@ def _connect_run(services: Services, training: TrainingServices, start: StartAct
     panel.keep.click(lambda: gr.update(visible=False), None, panel.confirm, queue=False, **QUIETLY)
     panel.delete_now.click(act.delete, panel.picker, [panel.words, panel.confirm, panel.picker], **QUIETLY).then(**look)
 
-    part = panel.publish
+    part = panel.result
+    part.make.click(lambda: "Making LoRA files…", None, panel.words, queue=False, **QUIETLY).then(
+        act.lora, [panel.picker, part.rank], panel.words, concurrency_limit=None, **QUIETLY
+    )
     part.send.click(lambda: "Publishing…", None, panel.words, queue=False, **QUIETLY).then(
         act.publish, [panel.picker, part.repo, part.token], [panel.words, part.token], concurrency_limit=None, **QUIETLY
     )

@@ -45,13 +45,15 @@ EMPTY = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishPart:
-    """Where a result may be published from."""
+class ResultPart:
+    """What more may be done with a result; `rank` and `make` are for delta weights."""
 
     fold: gr.Accordion
     repo: gr.Textbox
     token: gr.Textbox
     send: gr.Button
+    rank: gr.Number
+    make: gr.Button
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class RunPanel:
     words: gr.HTML
     card: gr.Markdown
     card_fold: gr.Accordion
-    publish: PublishPart
+    result: ResultPart
     windows: gr.HTML
     scrubber: gr.HTML
     samples: gr.HTML
@@ -86,8 +88,8 @@ class RunPanel:
         """Everything a look may change."""
         return [
             self.picker, self.empty, self.body, self.head, *self.buttons.values(), self.card, self.card_fold,
-            self.publish.fold, self.windows, self.scrubber, self.samples, self.loss, self.numbers, self.log,
-            self.timer, self.seen,
+            self.result.fold, self.result.rank, self.result.make, self.windows, self.scrubber, self.samples, self.loss,
+            self.numbers, self.log, self.timer, self.seen,
         ]  # fmt: skip
 
 
@@ -115,12 +117,16 @@ def build_run() -> RunPanel:
             delete_now = gr.Button("Delete", variant="stop", size="sm", min_width=80, elem_id="train-delete-now")
             keep = gr.Button("Keep", size="sm", min_width=80)
         words = live_html(elem_id="train-run-words", elem_classes="words")
-        with gr.Accordion("Publish on the Hugging Face Hub", open=False, elem_classes="fold", visible=False) as fold:
+        with gr.Accordion("Publish, or make LoRA files", open=False, elem_classes="fold", visible=False) as fold:
             repo = gr.Textbox("", label="Repository", placeholder="owner/name", max_length=200,
                               info="Made if it is new, and then private.", elem_id="train-repo")  # fmt: skip
             token = gr.Textbox("", label="Token", type="password", placeholder="hf_...", max_length=300,
                                info="One that may write; used once, kept nowhere.", elem_id="train-token")  # fmt: skip
-            send = gr.Button("Publish", size="sm", elem_id="train-publish")
+            send = gr.Button("Publish on the Hugging Face Hub", size="sm", elem_id="train-publish")
+            rank = gr.Number(32, label="Rank of the LoRA", precision=0, minimum=1, maximum=1024, visible=False,
+                             info="By singular values: a higher rank loses less of the delta weights. For diffusers, "
+                             "kohya and what reads its files.", elem_id="train-lora-rank-wanted")  # fmt: skip
+            make = gr.Button("Make LoRA files", size="sm", visible=False, elem_id="train-lora")
         with gr.Accordion("Model card", open=False, elem_classes="fold", visible=False) as card_fold:
             card = gr.Markdown(elem_id="train-card", sanitize_html=True)
         windows = plain_html(elem_id="train-windows")
@@ -133,7 +139,7 @@ def build_run() -> RunPanel:
     return RunPanel(
         picker=picker, empty=empty, body=body, head=head, actions=actions, buttons=buttons, confirm=confirm,
         delete_now=delete_now, keep=keep, words=words, card=card, card_fold=card_fold,
-        publish=PublishPart(fold=fold, repo=repo, token=token, send=send), windows=windows,
+        result=ResultPart(fold=fold, repo=repo, token=token, send=send, rank=rank, make=make), windows=windows,
         scrubber=scrubber, samples=samples, loss=loss, numbers=numbers, log=log, timer=gr.Timer(IDLE_SECONDS),
         seen=gr.State({}), at=gr.State(None),
     )  # fmt: skip
@@ -253,8 +259,10 @@ class RunActions:
         yield panel.log, log, lambda: train_view.log_html(log)
         text = self._card(status)
         yield panel.card, text, lambda: text
-        there = status.export is not None
-        yield panel.publish.fold, there, lambda: gr.update(visible=there)
+        there, is_delta = status.export is not None, status.export is not None and status.export.kind == "perflow_delta"
+        yield panel.result.fold, there, lambda: gr.update(visible=there)
+        for part in (panel.result.rank, panel.result.make):
+            yield part, is_delta, lambda: gr.update(visible=is_delta)
         yield panel.card_fold, bool(text), lambda: gr.update(visible=bool(text))
 
     def _card(self, status: RunStatus) -> str:
@@ -304,6 +312,14 @@ class RunActions:
         except StudioError as error:
             return failure_html(error), ""
         return f'Published as <a href="{escape(address)}" target="_blank" rel="noopener">{escape(address)}</a>.', ""
+
+    def lora(self, chosen: str | None, rank: float | None) -> str:
+        """LoRA files in the result; what they lose, or why there are none."""
+        try:
+            told = self._training.lora(chosen or "", int(rank) if rank and rank == int(rank) else 0)
+        except StudioError as error:
+            return failure_html(error)
+        return f"{escape(told.capitalize())}. They are in the download."
 
     def delete(self, chosen: str | None) -> Updates:
         """After the second click: the run is gone for good."""

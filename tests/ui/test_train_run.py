@@ -125,8 +125,17 @@ def test_a_result_is_published_by_a_process_that_alone_has_the_token(training, p
     assert "https://huggingface.co/me/mine" in told
     assert field == ""
     told, _ = act.publish(run.id, "me/refused", token)
-    assert "was not published: the hub says no to hf_..." in told
+    assert "was not published: the hub says no to (secret)" in told
     assert token not in told
+
+
+def test_lora_files_say_what_they_lose(training, panel, run: RunFolder) -> None:
+    act = RunActions(training, panel)
+    write_end(run)
+    write_result(run)
+    assert "a whole number from 1 to 1024" in act.lora(run.id, None)
+    assert "a whole number from 1 to 1024" in act.lora(run.id, 1.5)
+    assert "it loses 12.0 %" in act.lora(run.id, 32)
 
 
 # --- starting ---------------------------------------------------------------------------------------------------
