@@ -5,6 +5,7 @@ assets/tabletop-clip/     the image encoder of the same CLIP pair, and the text 
 assets/perflow-tabletop/  delta weights with their DeltaSpec
 assets/tabletop-controls/ one ControlNet a folder (canny, depth, pose, tile), each with a map to try it on
 assets/tabletop-ip-adapter/ an IP-Adapter in its published file layout; its encoder is tabletop-clip's
+assets/<racer>-tabletop/  the LoRAs of the fair race: LCM, Rectified Diffusion, PCM, PeRFlow
 assets/judge/             the classifier that benchmarks ask
 """
 
@@ -24,12 +25,16 @@ from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
 from studio.perflow.delta import DeltaWeights, weights_sha256
 from studio.perflow.merge import KeptBase
-from studio.types import DeltaSpec
+from studio.runs.exports import LORA_FILE
+from trainer.cards import metadata
 from trainer.controls import control_of_scene
+from trainer.facts import facts_of
+from trainer.lora_layouts import diffusers_layout
 from trainer.tabletop import models
-from trainer.tabletop.cards import LICENCE, write_cards
+from trainer.tabletop.cards import write_cards
 from trainer.tabletop.clip import ClipPair
 from trainer.tabletop.control import CONTROLS, IP_ADAPTER, IPAdapter, new_controlnet
+from trainer.tabletop.distillation import PERFLOW, RACE, folder_of
 from trainer.tabletop.judge import Judge
 from trainer.tabletop.renderer import render
 from trainer.tabletop.scenes import random_scene
@@ -49,6 +54,9 @@ def export(recipe: Recipe) -> None:
         _pipeline(recipe, recipe.assets / "tabletop")
     if recipe.result("perflow").exists():
         _delta(recipe, recipe.assets / "perflow-tabletop")
+    for stage in RACE:
+        if recipe.result(stage).exists():
+            _lora(recipe, stage, recipe.assets / folder_of(stage))
     _clip(recipe, recipe.assets / "tabletop-clip")
     _controls(recipe, recipe.assets / "tabletop-controls")
     _ip_adapter(recipe, recipe.assets / "tabletop-ip-adapter")
@@ -92,6 +100,8 @@ def take_up(recipe: Recipe) -> None:
         judge.load_state_dict(load_file(recipe.assets / "judge" / "judge.safetensors"))
         _write_if_new(recipe, "judge", judge)
     for stage, known in json.loads((folder / FACTS).read_text()).items():
+        if stage in RACE:
+            continue  # a race is run anew, from the same line
         spent = {f"{key}_before": known.pop(key, 0) + known.pop(f"{key}_before", 0) for key in ("minutes", "steps")}
         recipe.remember(stage, **known, **spent)
 
@@ -205,9 +215,15 @@ def _delta(recipe: Recipe, folder: Path) -> None:
     teacher = recipe.teacher()
     student = models.new_unet()
     recipe.read("perflow", student)
-    spec = DeltaSpec(
-        family="tabletop", prediction_type="ddim_eps", num_time_windows=4, guidance_mode="sync",
-        base_sha256=weights_sha256(teacher), license=LICENCE, name="perflow-tabletop",
-    )  # fmt: skip
+    spec = facts_of(PERFLOW, base_sha256=weights_sha256(teacher)).delta
     _emptied(folder)
     DeltaWeights.from_models(student, teacher, spec=spec).write(folder, max_shard_bytes=9_000_000)
+
+
+def _lora(recipe: Recipe, stage: str, folder: Path) -> None:
+    config = RACE[stage]
+    student = recipe.accelerator(stage, config).student
+    steps = recipe.facts()[stage].get("steps", 0)
+    notes = metadata(config, base_sha256=weights_sha256(recipe.teacher()), step=steps)
+    _emptied(folder)
+    save_file(diffusers_layout(student.lora_layers(student.trainable())), folder / LORA_FILE, {"format": "pt", **notes})
