@@ -177,7 +177,7 @@ def _trained(task: Any, steps: int) -> list[float]:
     losses = []
     for _ in range(steps):
         loss = task.loss(0, torch.Generator().manual_seed(1))
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
