@@ -26,7 +26,7 @@ from studio.perflow.schedule import NoiseSchedule
 from studio.perflow.windows import TimeWindows
 from trainer.loop import Progress, Schedule, train
 from trainer.objectives import PeRFlow, TimeDraw
-from trainer.tabletop import data, models
+from trainer.tabletop import data, models, multiview
 from trainer.tabletop.autoencoder import AutoencoderTask, encode_all, psnr, standardise, to_pixels
 from trainer.tabletop.captions import caption
 from trainer.tabletop.clip import ClipPair, ClipTask, hard_choice_accuracy, mirrored, tokenize
@@ -37,7 +37,7 @@ from trainer.tabletop.shipping import export, take_up
 
 log = logging.getLogger(__name__)
 
-STAGES = ("scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", "decoder", "export")
+STAGES = ("scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", "decoder", "multiview", "export")
 NUM_JUDGE_SCENES = 6000
 NUM_TEST_SCENES = 1000
 NUM_WORDINGS = 2
@@ -79,6 +79,7 @@ class Recipe:
                 "5 teacher calls a window, each used twice; about 35 samples a second on two cores",
             ),
             "decoder": (self._decoder, 20, "the VAE's decoder goes on, its encoder frozen; as fast as the vae stage"),
+            "multiview": (self._multiview, 60, multiview.COST),
             "export": (self._export, 0, "writes fp16 folders below 10 MB a file"),
             "take-up": (self._take_up, 0, "reads what ships back, to train on from it on a new machine"),
         }
@@ -180,6 +181,13 @@ class Recipe:
         self._compile(vae.encoder, vae.decoder)
         self._train("decoder", task, Schedule(minutes=minutes, learning_rate=1e-3, seed=self.seed), vae)
         self.remember("decoder", test_psnr_db=psnr(vae, self.test_images()[:200], self.device))
+
+    def _multiview(self, minutes: float) -> None:
+        task = multiview.task_of(self)
+        self._compile(task.module)
+        schedule = Schedule(minutes=minutes, learning_rate=4e-4, warmup_steps=100, seed=self.seed)
+        self._train("multiview", task, schedule, task.module)
+        self.remember("multiview", num_objects=multiview.NUM_OBJECTS, test_loss=multiview.held_out_loss(self))
 
     def _export(self, _: float) -> None:
         export(self)

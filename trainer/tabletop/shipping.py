@@ -3,6 +3,7 @@
 assets/tabletop/          a StableDiffusionPipeline folder (text encoder, VAE, UNet, tokenizer, scheduler)
 assets/tabletop-clip/     the image encoder of the same CLIP pair, and the text side's projection
 assets/perflow-tabletop/  delta weights with their DeltaSpec
+assets/tabletop-multiview/  the network of six views; its VAE and image encoder are those above
 assets/judge/             the classifier that benchmarks ask
 """
 
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
+from studio.networks.wonder3d import grown_from, read_wonder3d
 from studio.perflow.delta import DeltaWeights, weights_sha256
 from studio.perflow.merge import KeptBase
 from studio.types import DeltaSpec
@@ -41,6 +43,8 @@ def export(recipe: Recipe) -> None:
     if recipe.result("perflow").exists():
         _delta(recipe, recipe.assets / "perflow-tabletop")
     _clip(recipe, recipe.assets / "tabletop-clip")
+    if recipe.result("multiview").exists():
+        _multiview(recipe, recipe.assets / "tabletop-multiview")
     if recipe.result("judge").exists():
         folder = _emptied(recipe.assets / "judge")
         judge = recipe.read("judge", Judge())
@@ -69,6 +73,11 @@ def take_up(recipe: Recipe) -> None:
         delta = DeltaWeights.read(recipe.assets / "perflow-tabletop")
         KeptBase(shipped.unet).apply(delta, 1.0)
         _write_if_new(recipe, "perflow", shipped.unet)
+    if (recipe.assets / "tabletop-multiview").is_dir():
+        folder_of_views = recipe.assets / "tabletop-multiview" / "unet"
+        shards = sorted(folder_of_views.glob("*.safetensors"))
+        tensors = {name: value.float() for shard in shards for name, value in load_file(shard).items()}
+        _write_if_new(recipe, "multiview", read_wonder3d(folder_of_views, tensors))
     if (recipe.assets / "judge").is_dir():
         judge = Judge()
         judge.load_state_dict(load_file(recipe.assets / "judge" / "judge.safetensors"))
@@ -158,6 +167,14 @@ def _clip(recipe: Recipe, folder: Path) -> None:
         {name: value.detach().cpu().contiguous() for name, value in projection.items()},
         folder / "text_projection.safetensors",
     )
+
+
+def _multiview(recipe: Recipe, folder: Path) -> None:
+    unet = grown_from(recipe.teacher())
+    recipe.read("multiview", unet)
+    _emptied(folder)
+    unet.half().save_pretrained(folder / "unet", max_shard_size=SHARD)
+    models.new_scheduler().save_pretrained(folder / "scheduler")
 
 
 def _delta(recipe: Recipe, folder: Path) -> None:
