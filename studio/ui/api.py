@@ -1,4 +1,5 @@
-"""The typed endpoints for programs: /text_to_image, /models, /history and /picture; training's are in api_training.py.
+"""The typed endpoints for programs: /text_to_image, /models, /history and /picture; training's are in
+api_training.py, views' in api_multiview.py.
 
 They take the page's path through `Services`, so they refuse in the page's words. A `StudioError` reaches the client as
 it is; anything else is logged whole and told as "something broke", never by its text. Endpoints that work for a while
@@ -22,6 +23,7 @@ from studio.errors import StorageError, StudioError
 from studio.history import HistoryEntry
 from studio.services import RANDOM_SEED, Services
 from studio.types import GenerationEvent, GenerationResult, Loading, StepDone, Waiting
+from studio.ui.api_multiview import multiview_endpoint
 from studio.ui.api_training import training_endpoints
 
 LOG = logging.getLogger(__name__)
@@ -97,6 +99,10 @@ def register(services: Services) -> None:
         api_name="text_to_image",
         concurrency_limit=None,
     )
+    multiview = multiview_endpoint(services)
+    if multiview is not None:
+        documented = _in_sentences(_yielding(multiview, tuple[Files, Json]))
+        gr.api(documented, api_name="multiview", concurrency_limit=None)
     for function in (models, history, picture, *training_endpoints(services)):
         gr.api(_in_sentences(function), api_name=function.__name__, concurrency_limit=None)
 
