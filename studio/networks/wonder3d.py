@@ -50,9 +50,11 @@ class MultiviewBlock(BasicTransformerBlock):
     attn_joint_mid: Attention
 
     def forward(
-        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None, **_: Any
-    ) -> torch.Tensor:
-        """`B N C` rows of tokens and their `B 1 C'` picture tokens -> `B N C`."""
+        self, hidden_states: torch.Tensor, attention_mask: Any = None, encoder_hidden_states: Any = None, *_: Any,
+        **__: Any,
+    ) -> torch.Tensor:  # fmt: skip
+        """`B N C` rows of tokens and their `B 1 C'` picture tokens -> `B N C`; masks are not known here."""
+        assert attention_mask is None
         x = hidden_states
         rows, places, width = x.shape
         together = self.norm1(x).reshape(rows // self.num_views, self.num_views * places, width)
@@ -98,9 +100,9 @@ def grown_from(base: UNet2DConditionModel) -> UNet2DConditionModel:
     wide = torch.zeros_like(unet.conv_in.weight)
     wide[:, :LATENT_CHANNELS] = weights["conv_in.weight"]
     unet.load_state_dict({**weights, "conv_in.weight": wide}, strict=False)
-    assert unet.class_embedding is not None
-    nn.init.zeros_(unet.class_embedding.linear_2.weight)
-    nn.init.zeros_(unet.class_embedding.linear_2.bias)
+    label: Any = unet.class_embedding
+    nn.init.zeros_(label.linear_2.weight)
+    nn.init.zeros_(label.linear_2.bias)
     return unet
 
 
