@@ -4,7 +4,7 @@ The front view is framed as uploads are (`studio.multiview.cutout`): centred by 
 quarters of the square; the other views turn about the middle of the thing. Two pictures go with the views: the front
 view itself, and the thing as the world's own camera would see it, in perspective and from a little above, cut out and
 framed; so the network also knows pictures that text-to-image draws.
-Rendered objects are cached in chunks, compressed: about 90 kB an object.
+Rendered objects are cached in chunks, compressed.
 """
 
 from __future__ import annotations
