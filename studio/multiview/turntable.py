@@ -19,10 +19,10 @@ LIGHT = np.array([0.35, 0.6, 0.72])
 POINTS_PER_PIXEL = 4.0
 
 
-def turntable(mesh: Mesh) -> bytes:
+def turntable(mesh: Mesh, num_frames: int = NUM_FRAMES) -> bytes:
     """An animated WebP of one turn, seen from a little above."""
     points, normals, colours = _points(mesh)
-    frames = [frame(points, normals, colours, 2 * math.pi * number / NUM_FRAMES) for number in range(NUM_FRAMES)]
+    frames = [frame(points, normals, colours, 2 * math.pi * number / num_frames) for number in range(num_frames)]
     file = io.BytesIO()
     frames[0].save(
         file, "WEBP", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0, quality=85
@@ -43,7 +43,7 @@ def frame(points: np.ndarray, normals: np.ndarray, colours: np.ndarray, yaw: flo
     shade = 0.55 + 0.5 * (normals[shown] @ (light / np.linalg.norm(light))).clip(0)
     picture = np.ones((SIDE_PIXELS, SIDE_PIXELS, 3))
     picture[rows[shown][order], columns[shown][order]] = (colours[shown] * shade[:, None])[order].clip(0, 1)
-    return Image.fromarray((ndimage.median_filter(picture, size=(3, 3, 1)) * 255).astype(np.uint8))
+    return Image.fromarray(ndimage.median_filter((picture * 255).astype(np.uint8), size=(3, 3, 1)))
 
 
 def _points(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
