@@ -2,11 +2,13 @@
 
 On prompts of scenes that no model ever saw (TEST_SEEDS):
 * paired error: the same noise and caption, against the teacher's 200-step ODE at the same guidance (latent RMSE over
-  the reference's own RMS, and PSNR of the decoded pictures);
+  the reference's own RMS, over all pictures and as their median, since a few that flip to another scene outweigh the
+  rest; and PSNR of the decoded pictures);
 * FD and KID of the judge's features against teacher samples from other noise, with the floor (teacher against teacher);
 * attribute accuracy: does the judge find the things that were asked for, single and double.
 
-Baselines are the teacher itself with DDIM and DPM-Solver++ (2M), no training, at the same number of steps. Writes
+Baselines are the teacher itself with DDIM and DPM-Solver++ (2M), no training, at the same number of steps; rivals are
+the LoRAs of `trainer.tabletop.distillation`, trained for equal time: PeRFlow, Rectified Diffusion, PCM and LCM. Writes
 `benchmarks/results/quality.json` and `.md`.
 """
 
@@ -16,16 +18,17 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from studio.perflow import DeltaWeights, KeptBase, PeRFlowScheduler
+from studio.runs.exports import LORA_FILE
 from trainer.tabletop.autoencoder import to_pixels
 from trainer.tabletop.captions import full_caption
 from trainer.tabletop.data import TEST_SEEDS, image_of
@@ -37,6 +40,13 @@ from trainer.tabletop.scenes import Scene, random_scene
 REFERENCE_STEPS = 200
 TEACHER_STEPS = 25
 RESULTS = Path(__file__).parent / "results"
+NOISE_SEED = 20240507
+SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "perflow": (PeRFlowScheduler, {"prediction_type": "ddim_eps", "num_time_windows": 4}),
+    "ddim": (DDIMScheduler, {"timestep_spacing": "trailing"}),
+    "dpmpp": (DPMSolverMultistepScheduler, {"timestep_spacing": "trailing"}),
+    "lcm": (LCMScheduler, {}),
+}
 SHARES = ("single", "double", "material", "floor", "sky")
 
 
@@ -47,8 +57,8 @@ class Bench:
         self.device = device
         self.pipe = StableDiffusionPipeline.from_pretrained(assets / "tabletop", dtype=torch.float32).to(device)
         self.pipe.unet.to(memory_format=torch.channels_last)
+        self.assets, self.worn = assets, ""
         self.base = KeptBase(self.pipe.unet)
-        self.delta = DeltaWeights.read(assets / "perflow-tabletop")
         self.judge = Judge()
         self.judge.load_state_dict({k: v.float() for k, v in load_file(assets / "judge" / "judge.safetensors").items()})
         self.judge.to(device).eval()
@@ -56,7 +66,7 @@ class Bench:
         self.scenes = [scene for pair in zip(*(_scenes_with(n, half) for n in (1, 2)), strict=True) for scene in pair]
         texts = [full_caption(scene) for scene in self.scenes]
         self.prompts, self.empty = self._embed(texts), self._embed([""])
-        generator = torch.Generator().manual_seed(20240507)
+        generator = torch.Generator().manual_seed(NOISE_SEED)
         self.noise_a, self.noise_b = (torch.randn(len(texts), 4, 16, 16, generator=generator) for _ in range(2))
 
     @torch.inference_mode()
@@ -66,12 +76,14 @@ class Bench:
 
     @torch.inference_mode()
     def draw(
-        self, make: Callable[[], Any], steps: int, guidance: float, noise: torch.Tensor, batch: int = 64
+        self, contestant: Contestant, steps: int, guidance: float, noise: torch.Tensor, batch: int = 64
     ) -> torch.Tensor:
         """Latents for the first `len(noise)` prompts; two network rows a step when guidance is not 1."""
+        self._wear(contestant)
+        torch.manual_seed(NOISE_SEED)  # of the noise that LCM adds between steps
         done = []
         for start in range(0, len(noise), batch):
-            scheduler = make()
+            scheduler = self._scheduler(contestant)
             scheduler.set_timesteps(steps)
             z = noise[start : start + batch].to(self.device) * scheduler.init_noise_sigma
             prompts = self.prompts[start : start + len(z)]
@@ -81,6 +93,21 @@ class Bench:
                 )[0]
             done.append(z)
         return torch.cat(done)
+
+    def _wear(self, contestant: Contestant) -> None:
+        if contestant.source == self.worn:
+            return
+        self.pipe.unload_lora_weights()
+        self.base.restore()
+        if contestant.is_lora:
+            self.pipe.load_lora_weights(str(self.assets / contestant.source), weight_name=LORA_FILE)
+        elif contestant.source:
+            self.base.apply(DeltaWeights.read(self.assets / contestant.source), 1.0)
+        self.worn = contestant.source
+
+    def _scheduler(self, contestant: Contestant) -> Any:
+        kind, more = SCHEDULERS[contestant.sampler]
+        return kind.from_config(self.pipe.scheduler.config, **more)
 
     def _noise(self, z: torch.Tensor, t: torch.Tensor, prompts: torch.Tensor, guidance: float) -> torch.Tensor:
         with autocast(self.device):
@@ -112,57 +139,87 @@ def _scenes_with(num_things: int, count: int) -> list[Scene]:
     return [random_scene(TEST_SEEDS + 1_000_000 * num_things + i, num_things=num_things) for i in range(count)]
 
 
-def schedulers(bench: Bench) -> dict[str, Callable[[], Any]]:
-    """Every contestant's scheduler by name; `PeRFlow` is the only one that needs delta weights."""
-    config = bench.pipe.scheduler.config
-    spec = bench.delta.spec
-    return {
-        "PeRFlow": lambda: PeRFlowScheduler.from_config(
-            config, prediction_type=spec.prediction_type, num_time_windows=spec.num_time_windows
-        ),
-        "DDIM": lambda: DDIMScheduler.from_config(config, timestep_spacing="trailing"),
-        "DPM-Solver++": lambda: DPMSolverMultistepScheduler.from_config(config, timestep_spacing="trailing"),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A way to draw: what the UNet wears (`source` below assets), by which sampler, at which guidance scales.
+
+    `baked` is the guidance that is in the weights: such a contestant is drawn without any, and compared with the
+    teacher at that scale only.
+    """
+
+    name: str
+    sampler: str
+    source: str = ""
+    is_lora: bool = False
+    most_steps: int = 1000
+    baked: float | None = None
+
+
+CONTESTANTS = (
+    Contestant(name="PeRFlow", sampler="perflow", source="perflow-tabletop"),
+    Contestant(name="DDIM", sampler="ddim"),
+    Contestant(name="DPM-Solver++", sampler="dpmpp"),
+    Contestant(name="PeRFlow LoRA", sampler="perflow", source="perflow-lora-tabletop", is_lora=True, most_steps=8),
+    Contestant(name="Rectified LoRA", sampler="ddim", source="rectified-tabletop", is_lora=True, most_steps=8),
+    Contestant(name="PCM LoRA", sampler="ddim", source="pcm-tabletop", is_lora=True, most_steps=8, baked=1.5),
+    Contestant(name="LCM LoRA", sampler="lcm", source="lcm-tabletop", is_lora=True, most_steps=8, baked=1.5),
+)
+
+
+def present(assets: Path, guidance: float) -> list[Contestant]:
+    """Who can be drawn and compared at a guidance scale."""
+    return [
+        each
+        for each in CONTESTANTS
+        if (not each.source or any((assets / each.source).glob("*.safetensors"))) and each.baked in (None, guidance)
+    ]
 
 
 def measure(bench: Bench, guidance: float, steps: tuple[int, ...], num_paired: int) -> list[dict]:
     """One guidance scale: every contestant at every number of steps."""
-    contestants = schedulers(bench)
-    bench.base.restore()
-    reference = bench.draw(contestants["DDIM"], REFERENCE_STEPS, guidance, bench.noise_a[:num_paired])
-    reference_pixels = bench.pixels(reference)
-    others = bench.features(
-        bench.pixels(bench.draw(contestants["DPM-Solver++"], TEACHER_STEPS, guidance, bench.noise_b))
-    )
+    plain = {each.sampler: each for each in CONTESTANTS if not each.source}
+    reference = bench.draw(plain["ddim"], REFERENCE_STEPS, guidance, bench.noise_a[:num_paired])
+    pixels = bench.pixels(reference)
+    others = bench.features(bench.pixels(bench.draw(plain["dpmpp"], TEACHER_STEPS, guidance, bench.noise_b)))
+    yardstick = Yardstick(latents=reference, pixels=pixels, features=others)
+    runs = [(each, TEACHER_STEPS) for each in plain.values()]
+    runs += [(each, n) for n in steps for each in present(bench.assets, guidance) if n <= each.most_steps]
     rows = []
-    runs = [("DDIM", TEACHER_STEPS), ("DPM-Solver++", TEACHER_STEPS)] + [
-        (name, n) for n in steps for name in contestants
-    ]
-    for name, n in runs:
-        if name == "PeRFlow":
-            bench.base.apply(bench.delta, 1.0)
-        else:
-            bench.base.restore()
+    for each, n in runs:
         start = time.perf_counter()
-        latents = bench.draw(contestants[name], n, guidance, bench.noise_a)
-        seconds = time.perf_counter() - start
-        pixels = bench.pixels(latents)
-        error = latents[:num_paired] - reference
-        found = accuracies(bench.judge, pixels, bench.scenes)
-        features = bench.features(pixels)
-        mse = ((pixels[:num_paired] - reference_pixels) / 2).square().mean(dim=(1, 2, 3))
-        rows.append({
-            "method": name, "steps": n, "guidance": guidance,
-            "paired_error": float(error.square().mean().sqrt() / reference.square().mean().sqrt()),
-            "psnr_db": float((-10 * torch.log10(mse)).mean()),
-            "fd": frechet_distance(features, others), "kid": kernel_distance(features, others),
-            "seconds_per_image": seconds / len(latents), **found,
-        })  # fmt: skip
+        latents = bench.draw(each, n, guidance if each.baked is None else 1.0, bench.noise_a)
+        seconds = (time.perf_counter() - start) / len(latents)
+        rows.append({"method": each.name, "steps": n, "guidance": guidance, "seconds_per_image": seconds,
+                     **yardstick.distances(bench, latents)})  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
-COLUMNS = ("method", "steps", "CFG", "paired error", "PSNR dB", "FD", "KID x 1000", *SHARES)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Yardstick:
+    """The teacher's own pictures at one guidance scale: paired ones, and the features of others."""
+
+    latents: torch.Tensor
+    pixels: torch.Tensor
+    features: torch.Tensor
+
+    def distances(self, bench: Bench, latents: torch.Tensor) -> dict[str, float]:
+        """Everything that is measured of a contestant's latents; the first ones are the paired ones."""
+        pixels, count = bench.pixels(latents), len(self.latents)
+        features = bench.features(pixels)
+        errors = (latents[:count] - self.latents).square().mean(dim=(1, 2, 3)) / self.latents.square().mean()
+        mse = ((pixels[:count] - self.pixels) / 2).square().mean(dim=(1, 2, 3))
+        return {
+            "paired_error": float(errors.mean().sqrt()),
+            "paired_median": float(errors.sqrt().median()),
+            "psnr_db": float((-10 * torch.log10(mse)).mean()),
+            "fd": frechet_distance(features, self.features),
+            "kid": kernel_distance(features, self.features),
+            **accuracies(bench.judge, pixels, bench.scenes),
+        }
+
+
+COLUMNS = ("method", "steps", "CFG", "paired error", "its median", "PSNR dB", "FD", "KID x 1000", *SHARES)
 
 
 def table(rows: list[dict]) -> str:
@@ -176,7 +233,8 @@ def _line(row: dict) -> str:
     if "steps" not in row:
         return f"| {row['method']} |" + " |" * (len(COLUMNS) - len(SHARES) - 1) + f" {shares} |"
     return (
-        f"| {row['method']} | {row['steps']} | {row['guidance']:g} | {row['paired_error']:.3f} | {row['psnr_db']:.1f} "
+        f"| {row['method']} | {row['steps']} | {row['guidance']:g} | {row['paired_error']:.3f} "
+        f"| {row['paired_median']:.3f} | {row['psnr_db']:.1f} "
         f"| {row['fd']:.2f} | {1000 * row['kid']:.1f} | {shares} |"
     )
 
@@ -197,7 +255,7 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, default=Path("assets"))
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--paired", type=int, default=128)
-    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 3.0])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.5])
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -199,13 +199,13 @@ def _read_specs(path: Path, kind: type[Spec]) -> dict[str, Spec]:
 
 def _check_accelerator(spec: AcceleratorSpec, where: str) -> None:
     """Rules that join several fields of an accelerator."""
-    needs_delta = spec.kind in ("perflow_delta", "perflow_merged")
-    if needs_delta != (spec.sampler == "perflow"):
+    is_perflow = spec.sampler == "perflow"
+    if is_perflow != (spec.kind in ("perflow_delta", "perflow_merged")) and not (is_perflow and spec.kind == "lora"):
         raise CatalogError(
             f"{where}, sampler: expected 'perflow' for PeRFlow weights and for them only, "
             f"got {spec.sampler!r} with kind {spec.kind!r}."
         )
-    if needs_delta and spec.delta is None:
+    if is_perflow and spec.delta is None:
         raise CatalogError(f"{where}, delta: expected a table with the facts of the weights, got none.")
     if spec.delta and spec.delta.family not in spec.families:
         raise CatalogError(f"{where}, families: expected to contain {spec.delta.family!r}, the family of the delta.")

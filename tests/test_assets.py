@@ -60,7 +60,10 @@ def test_the_pipeline_is_stable_diffusions_own(pipe: StableDiffusionPipeline) ->
 
 
 def test_four_steps_come_nearer_to_the_teacher_than_ddims_four(pipe: StableDiffusionPipeline) -> None:
-    """The point of the whole project, on 12 prompts: the error to the teacher's 100 steps falls."""
+    """The point of the whole project, on 12 prompts: the error to the teacher's 100 steps falls.
+
+    The median over the pictures: one that flips to another scene outweighs all the rest in a mean.
+    """
     prompts = [
         f"a {material} {colour} {shape} on {floor}"
         for material, floor in (("glossy", "grass"), ("matte", "a wooden floor"))
@@ -78,9 +81,10 @@ def test_four_steps_come_nearer_to_the_teacher_than_ddims_four(pipe: StableDiffu
     config = pipe.scheduler.config
     ddim = DDIMScheduler.from_config(config, timestep_spacing="trailing")
     reference = draw(ddim, 100)
-    plain = (draw(ddim, 4) - reference).square().mean().sqrt()
+    plain = draw(ddim, 4) - reference
     base = KeptBase(pipe.unet)
     base.apply(DeltaWeights.read(ASSETS / "perflow-tabletop"), 1.0)
-    few = draw(PeRFlowScheduler.from_config(config, prediction_type="ddim_eps", num_time_windows=4), 4)
+    few = draw(PeRFlowScheduler.from_config(config, prediction_type="ddim_eps", num_time_windows=4), 4) - reference
     base.restore()
-    assert (few - reference).square().mean().sqrt() < 0.9 * plain
+    errors = [each.square().mean(dim=(1, 2, 3)).median() for each in (few, plain)]
+    assert errors[0] < 0.8 * errors[1]

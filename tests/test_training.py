@@ -64,7 +64,7 @@ def training(settings: Settings) -> Iterator[TrainingServices]:
 
 def begin(training: TrainingServices, values: dict[str, Any], does: str = "") -> RunStatus:
     given = {**values, "sample_prompts": (does,)} if does else values
-    return training.start(training.config_of(given))
+    return training.start(training.choices.config_of(given))
 
 
 def ended(training: TrainingServices, run_id: str) -> RunStatus:
@@ -79,15 +79,15 @@ def at_work(training: TrainingServices, run_id: str) -> RunStatus:
 
 
 def test_only_what_can_be_trained_is_offered_and_the_rest_says_why(training: TrainingServices) -> None:
-    reasons = {each.spec.id: each.reason for each in training.bases()}
+    reasons = {each.spec.id: each.reason for each in training.choices.bases()}
     assert reasons["tabletop"] == ""
     assert "hf download" in reasons["sd15"]
     assert "part of its weights already" in reasons["perflow-sd15-dreamshaper"]
 
 
 def test_ids_become_folders_and_a_recipe_gives_what_nobody_typed(training: TrainingServices) -> None:
-    recipe = next(each for each in training.recipes() if each.id == "cpu-accelerate")
-    config = training.config_of({"name": "mine", "recipe": recipe.id, "num_steps": 7})
+    recipe = next(each for each in training.choices.recipes() if each.id == "cpu-accelerate")
+    config = training.choices.config_of({"name": "mine", "recipe": recipe.id, "num_steps": 7})
     assert config.base.id == "tabletop"
     assert Path(config.base.source).is_dir()
     assert config.base.license == config.license == "mit"
@@ -98,7 +98,7 @@ def test_ids_become_folders_and_a_recipe_gives_what_nobody_typed(training: Train
 
 
 def test_tabletop_is_a_pool_of_scenes_or_endless(training: TrainingServices) -> None:
-    sources = {id: training.dataset_of(id).source for id in ("tabletop", "tabletop:500", "tabletop:endless")}
+    sources = {id: training.choices.dataset_of(id).source for id in ("tabletop", "tabletop:500", "tabletop:endless")}
     assert sources == {"tabletop": "", "tabletop:500": "pool:500", "tabletop:endless": "endless"}
 
 
@@ -124,21 +124,61 @@ def test_tabletop_is_a_pool_of_scenes_or_endless(training: TrainingServices) -> 
         ("name", {"name": ""}),
         ("prediction_type", {"prediction_type": "v_prediction"}),
         ("control", {"method": "controlnet"}),
+        ("control", {"control": "depth"}),
+        ("student", {"method": "controlnet", "control": "depth", "student": "lora"}),
+        ("name", {"name": "x" * 200}),
+        ("name", {"name": "two\nlines"}),
+        ("name", {"name": 7}),
+        ("method", {"method": "magic"}),
+        ("mehtod", {"mehtod": "lcm"}),
+        ("resolution", {"resolution": 100}),
+        ("resolution", {"resolution": 1 << 20}),
+        ("num_time_windows", {"num_time_windows": 0}),
+        ("num_time_windows", {"num_time_windows": 17}),
+        ("guidance_mode", {"guidance_mode": "baked"}),
+        ("trained_guidance", {"trained_guidance": 0.5}),
+        ("num_solver_steps", {"num_solver_steps": 0}),
+        ("share_at_start", {"share_at_start": 1.5}),
+        ("share_at_grid", {"share_at_start": 0.8, "share_at_grid": 0.5}),
+        ("grid_steps", {"grid_steps": [0]}),
+        ("grid_steps", {"grid_steps": "5, 6"}),
+        ("pair_reuse", {"pair_reuse": 0}),
+        ("caption_dropout", {"caption_dropout": 1.0}),
+        ("min_snr", {"min_snr": -1}),
+        ("student", {"student": "half"}),
+        ("lora_rank", {"lora_rank": 0}),
+        ("num_steps", {"num_steps": 1.5}),
+        ("num_steps", {"num_steps": True}),
+        ("batch_size", {"batch_size": 0}),
+        ("gradient_accumulation", {"gradient_accumulation": -1}),
+        ("learning_rate", {"learning_rate": float("inf")}),
+        ("learning_rate", {"learning_rate": "fast"}),
+        ("warmup_steps", {"warmup_steps": -1}),
+        ("ema_decay", {"ema_decay": 1.0}),
+        ("seed", {"seed": 1 << 40}),
+        ("precision", {"precision": "int4"}),
+        ("device", {"device": "tpu"}),
+        ("num_workers", {"num_workers": 99}),
+        ("sharding", {"sharding": "split", "student": "lora"}),
+        ("checkpoint_every_steps", {"checkpoint_every_steps": 0}),
+        ("sample_prompts", {"sample_prompts": "one"}),
     ],
 )
 def test_nonsense_is_refused_by_field_and_leaves_nothing(
     training: TrainingServices, field: str, values: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        training.start(training.config_of({**SHORT, **values}))
+        training.start(training.choices.config_of({**SHORT, **values}))
     assert refused.value.field == field
+    assert str(refused.value).startswith(f"{field}: expected ")
     assert len(str(refused.value)) < 500
     assert training.runs() == ()
+    assert list(training.settings.runs_dir.glob("*")) == []
 
 
 def test_where_it_is_turned_off_nothing_works_or_is_written(settings: Settings) -> None:
     with opened(replace(settings, training=False)) as training:
-        config = training.config_of(SHORT)
+        config = training.choices.config_of(SHORT)
         calls = (
             lambda: training.start(config), lambda: training.preflight(config), lambda: training.ask("a-run", "stop"),
             lambda: training.resume("a-run"), lambda: training.delete("a-run"),
@@ -217,7 +257,7 @@ def test_pictures_are_drawn_while_a_run_works_and_neither_ends_the_other(setting
 
 
 def test_a_double_click_is_one_run(training: TrainingServices) -> None:
-    config = training.config_of(LONG)
+    config = training.choices.config_of(LONG)
     clicks = [threading.Thread(target=training.start, args=(config,)) for _ in range(8)]
     for click in clicks:
         click.start()
@@ -232,7 +272,7 @@ def test_a_double_click_is_one_run(training: TrainingServices) -> None:
 def test_queued_runs_know_how_many_are_ahead_and_the_queue_has_an_end(
     training: TrainingServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("studio.training.MAX_QUEUED", 4)
+    monkeypatch.setattr("studio.training.services.MAX_QUEUED", 4)
     at_work(training, begin(training, LONG).id)
     waiting = [begin(training, {**LONG, "seed": seed}) for seed in (1, 2, 3)]
     assert [training.status(each.id).num_ahead for each in waiting] == [1, 2, 3]
@@ -353,7 +393,7 @@ def test_a_broken_run_hides_no_other(training: TrainingServices) -> None:
 
 
 def test_an_estimate_is_measured_by_a_process_and_leaves_nothing(training: TrainingServices) -> None:
-    report = training.preflight(training.config_of(SHORT))
+    report = training.preflight(training.choices.config_of(SHORT))
     assert report.is_possible
     assert report.seconds_per_step == 2.0
     assert report.cost(1.5) == 1.5
@@ -364,7 +404,7 @@ def test_an_estimate_is_measured_by_a_process_and_leaves_nothing(training: Train
 
 @pytest.mark.parametrize(("does", "words"), [("raise", "made of cheese"), ("killed", "Memory ran out")])
 def test_an_estimate_that_breaks_is_a_refusal(training: TrainingServices, does: str, words: str) -> None:
-    report = training.preflight(training.config_of({**SHORT, "sample_prompts": (does,)}))
+    report = training.preflight(training.choices.config_of({**SHORT, "sample_prompts": (does,)}))
     assert not report.is_possible
     assert words in report.refusals[0]
     assert training._device.is_free()
@@ -373,11 +413,11 @@ def test_an_estimate_that_breaks_is_a_refusal(training: TrainingServices, does: 
 def test_no_estimate_beside_a_run(training: TrainingServices) -> None:
     at_work(training, begin(training, LONG).id)
     with pytest.raises(Busy, match="waits its turn"):
-        training.preflight(training.config_of(SHORT))
+        training.preflight(training.choices.config_of(SHORT))
 
 
 def test_the_lines_for_elsewhere_run_the_same_trainer(training: TrainingServices) -> None:
-    config = training.config_of(SHORT)
+    config = training.choices.config_of(SHORT)
     for processes, nodes in ((1, 1), (4, 1), (8, 2)):
         ways = training.command_line(config, processes, nodes)
         assert all(any("-m trainer" in line for line in way.lines) for way in ways)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.sharding import own_part, placed_like, whole
+
 MAX_BAD_STEPS = 3
 EXPLODED = 100.0  # times the smoothed loss
 STEADY_STEPS = 50  # before which a loss may still jump
@@ -99,19 +101,24 @@ class Optimization:
     @torch.no_grad()
     def is_finite(self) -> bool:
         """Whether weights and average are numbers, all of them."""
-        values = [*self.parameters.values(), *self.average.values()]
+        values = [own_part(value) for value in (*self.parameters.values(), *self.average.values())]
         return bool(torch.stack([norm.cpu() for norm in torch._foreach_norm(values)]).isfinite().all())
 
     # --- what a checkpoint keeps ---
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything that moves, by name."""
-        found = {f"model.{name}": p.detach() for name, p in self.parameters.items()}
-        found |= {f"ema.{name}": value for name, value in self.average.items()}
+    def tensors(self, *, keep: bool = True) -> dict[str, torch.Tensor]:
+        """Everything that moves, by name, whole. Where it is split all processes must ask; who does not `keep` it gets
+        nothing."""
+        parts = {f"model.{name}": p.detach() for name, p in self.parameters.items()}
+        parts |= {f"ema.{name}": value for name, value in self.average.items()}
         for name, p in self.parameters.items():
             for key, value in self.plain.state.get(p, {}).items():
-                found[f"optimizer.{key}.{name}"] = value
-        return found
+                parts[f"optimizer.{key}.{name}"] = value
+        return gathered(parts, keep=keep)
+
+    def whole_average(self, *, keep: bool = True) -> dict[str, torch.Tensor]:
+        """The average, as `tensors` gives it."""
+        return gathered(self.average, keep=keep)
 
     def counters(self) -> dict[str, Any]:
         """The numbers beside them."""
@@ -130,8 +137,8 @@ class Optimization:
             odd = min(kept ^ set(self.parameters))
             raise ValueError(f"the checkpoint is of another model: {odd} is in one of them only")
         for name, p in self.parameters.items():
-            p.copy_(tensors[f"model.{name}"])
-            self.average[name].copy_(tensors[f"ema.{name}"])
+            p.copy_(placed_like(tensors[f"model.{name}"], p))
+            self.average[name].copy_(placed_like(tensors[f"ema.{name}"], p))
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in tensors]
             self.plain.state[p] = {key: self._placed(tensors[f"optimizer.{key}.{name}"], key, p) for key in keys}
         self.smoothed, self.bad_steps = counters["loss"], counters.get("bad_steps", 0)
@@ -143,4 +150,14 @@ class Optimization:
         """Moments live where the parameter lives and in its memory format; Adam's counter as it wants it."""
         if key == "step":
             return value.to(like.device) if self.plain.defaults.get("fused") else value
-        return torch.empty_like(like).copy_(value)
+        return torch.empty_like(like).copy_(placed_like(value, like))
+
+
+def gathered(parts: Mapping[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:
+    """Whole tensors by name; split ones go to the CPU one by one, so that no device has to hold them all."""
+    found: dict[str, torch.Tensor] = {}
+    for name, part in parts.items():
+        full = whole(part)
+        if keep:
+            found[name] = full if full is part else full.cpu()
+    return found

@@ -7,10 +7,12 @@ Nothing of the steps is kept.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,6 +31,7 @@ from trainer.task import RunTask
 log = logging.getLogger(__name__)
 
 NUM_STEPS = 3  # one to warm up, two measured
+ENCODING_SECONDS = 10.0  # spent at most on finding out how long the rest takes
 SPARE_BYTES = 256 * 1024 * 1024
 SAMPLE_BYTES = 200_000
 
@@ -62,8 +65,11 @@ def _measured(run: RunFolder, config: TrainingConfig, stopping: Stopping, report
     if refusal := _no_space(report):
         return dataclasses.replace(report, refusals=(refusal,))
     task = workshop.task
+    opened = time.monotonic() - began
+    encoding = seconds_to_encode(task.data.build)
+    began = time.monotonic()
     task.prepare()
-    seconds_start = time.monotonic() - began
+    seconds_start = opened + encoding + time.monotonic() - began
     loop = StepLoop(config=config, task=task, run=run, log=task.log, accelerator=workshop.accelerator)
     seconds = [_timed(loop) for _ in range(NUM_STEPS)][1:]
     seconds_per_step = sum(seconds) / len(seconds)
@@ -99,6 +105,26 @@ def _seconds_of(task: RunTask) -> tuple[float, float]:
     steps = min(task.config.sample_steps)
     task.sampler.picture(task.sampler.student(task.method.network, steps))
     return validating, (time.monotonic() - began) * sum(task.config.sample_steps) / steps
+
+
+def seconds_to_encode(build: Callable[..., None]) -> float:
+    """How long encoding all pictures takes: some of them are encoded now, for at most `ENCODING_SECONDS`."""
+    began, told = time.monotonic(), list[float]()
+
+    def report(fraction: float) -> None:
+        told.append(fraction)
+        if time.monotonic() - began > ENCODING_SECONDS and fraction > told[0]:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        build(report=report)
+    elapsed = time.monotonic() - began
+    share = told[-1] - told[0]
+    return elapsed * (1 - told[0]) / share if share else elapsed
+
+
+class _Enough(Exception):
+    """As much as an estimate needs was encoded."""
 
 
 def total_seconds(config: TrainingConfig, step: float, validating: float, sampling: float) -> float:

@@ -112,6 +112,8 @@ class Workshop:
         rank, world = accelerator.process_index, accelerator.num_processes
         data = TrainingData.of(config, cast(Any, networks), cache_dir=run.path / "cache", world=world)
         student = Student.of(config, networks)
+        if config.sharding == "split" and world > 1:
+            student.shard(accelerator.device)
         task = RunTask(
             config=config, run=run, log=events, networks=networks, student=student, data=data, stopping=stopping,
             method=method_of(config, networks, student), rank=rank, world=world,
@@ -147,8 +149,8 @@ def accelerator_of(config: TrainingConfig) -> Accelerator:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)],
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise InvalidRequest("launcher", "plain data parallelism (torchrun, or accelerate's multi_gpu): checkpoints "
-                             "here are whole tensors", accelerator.distributed_type.value)  # fmt: skip
+        raise InvalidRequest("launcher", "torchrun, or accelerate's multi_gpu; to split weights over the GPUs set the "
+                             "run's `sharding` to split", accelerator.distributed_type.value)  # fmt: skip
     if accelerator.device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
@@ -180,8 +182,9 @@ def _looped(workshop: Workshop, stopping: Stopping) -> int:
             if not loop.train():
                 events.tell(Stopped(step=loop.saved_step))
                 return 0
+            average = loop.optimization.whole_average(keep=events.is_main)
             if events.is_main:
-                _finish(workshop, loop.optimization.average)
+                _finish(workshop, average)
         return 0
     finally:
         task.data.close()

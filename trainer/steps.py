@@ -59,6 +59,11 @@ class Task(Protocol):
     def parameters(self) -> Mapping[str, nn.Parameter]: ...
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether its parameters are split over the processes already; else each has all of them."""
+        ...
+
+    @property
     def facts(self) -> Mapping[str, str]:
         """What else must be the same when a run is taken up again, by what to call it."""
         ...
@@ -105,7 +110,8 @@ class StepLoop:
     _left: frozenset[str] = field(default=frozenset(), init=False)
 
     def __post_init__(self) -> None:
-        self._forwards = self.accelerator.prepare(self.task.forwards)
+        forwards = self.task.forwards
+        self._forwards = forwards if self.task.is_sharded else self.accelerator.prepare(forwards)
         self.optimization = Optimization(
             parameters=self.task.parameters,
             weight_decay=self.config.weight_decay,
@@ -235,10 +241,11 @@ class StepLoop:
         """A checkpoint by the first process. A refusal is told, and the run goes on for a while. Raises `NotSaved`."""
         if self.step == self.saved_step:
             return
-        if not self.optimization.is_finite():
+        if not self._all_ok(self.optimization.is_finite()):
             raise Diverged(f"The weights are no numbers any more at step {self.step}, so the run stopped on its last "
                            f"good checkpoint, step {self.saved_step}.")  # fmt: skip
-        reason = self._written() if self.log.is_main else ""
+        tensors = self.optimization.tensors(keep=self.log.is_main)
+        reason = self._written(tensors) if self.log.is_main else ""
         self._saved_at = time.monotonic()
         if self._all_ok(not reason):
             self._failed_saves, self.saved_step = 0, self.step
@@ -252,7 +259,7 @@ class StepLoop:
             raise NotSaved(f"{words} Free some disk space and resume the run.")
         self._warn("disk", f"{words} The run goes on and will try again.")
 
-    def _written(self) -> str:
+    def _written(self, tensors: dict[str, torch.Tensor]) -> str:
         """Write it; why not, if not."""
         began = time.monotonic()
         counters = {
@@ -260,7 +267,7 @@ class StepLoop:
             "num_processes": self.accelerator.num_processes,
         }  # fmt: skip
         try:
-            path = save_checkpoint(self.run.checkpoints_dir, self.step, self.optimization.tensors(), counters,
+            path = save_checkpoint(self.run.checkpoints_dir, self.step, tensors, counters,
                                    keep=self.config.num_checkpoints_kept)  # fmt: skip
         except OSError as error:
             return error.strerror or str(error)

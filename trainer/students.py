@@ -32,6 +32,7 @@ from studio.runs.config import TrainingConfig
 from trainer.networks import Networks, controlled_network_of
 from trainer.objectives import start_scale
 from trainer.precision import half_dtype
+from trainer.sharding import own_part, shard
 from trainer.teacher import Network
 
 ADAPTER = "default"
@@ -51,6 +52,7 @@ class Student:
     networks: Networks
     is_lora: bool = False
     is_control: bool = False
+    is_sharded: bool = False
     _teacher: Any = None
     _base: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -110,6 +112,11 @@ class Student:
         nn.Module.to(control, memory_format=torch.channels_last)
         return cls(module=control, networks=networks, is_control=True)
 
+    def shard(self, device: torch.device) -> None:
+        """Split what is trained over the processes of the run (`trainer.sharding`), before anybody holds on to it."""
+        shard(self.module, device)
+        self.is_sharded = True
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that are trained, by name."""
         return {name: value for name, value in self.module.named_parameters() if value.requires_grad}
@@ -134,6 +141,10 @@ class Student:
             return without_adapter
         return torch.no_grad()(self.networks.network(self._teacher))
 
+    def others(self) -> tuple[Any, ...]:
+        """Networks of its own beside the module: the frozen copy that is the teacher of a full student."""
+        return () if self._teacher is None else (self._teacher,)
+
     @contextlib.contextmanager
     def bare(self) -> Iterator[None]:
         """The UNet with its LoRA off; gradients that are already recorded are not touched."""
@@ -150,6 +161,10 @@ class Student:
     def wearing(self, average: Mapping[str, torch.Tensor]) -> Iterator[None]:
         """The module with other values in its trained parameters, such as the EMA's; afterwards as it was."""
         parameters = self.trainable()
+        if self.is_sharded:
+            with _written_over(parameters, average):
+                yield
+            return
         kept = {name: value.data for name, value in parameters.items()}
         try:
             for name, value in parameters.items():
@@ -182,6 +197,21 @@ class Student:
         with self.wearing(average):
             layers = get_peft_model_state_dict(self.module, adapter_name=ADAPTER)
             return {name: value.detach().float().cpu().clone() for name, value in layers.items()}
+
+
+@contextlib.contextmanager
+def _written_over(parameters: Mapping[str, nn.Parameter], average: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Split parameters with other values: FSDP2 holds on to their memory, so that is what must change."""
+    with torch.no_grad():
+        kept = {name: own_part(value).clone() for name, value in parameters.items()}
+        for name, value in parameters.items():
+            own_part(value).copy_(own_part(average[name]))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in parameters.items():
+                own_part(value).copy_(kept[name])
 
 
 @torch.no_grad()

@@ -82,6 +82,15 @@ class RunTask:
             "the base's text encoder": self.networks.text_sha256,
         }
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the student is split over the processes, so that asking it anything takes all of them."""
+        return self.student.is_sharded
+
+    @property
+    def _takes_part(self) -> bool:
+        return self.log.is_main or self.is_sharded
+
     def prepare(self) -> None:
         """Before any weight moves: held-out samples with their ends, the base's loss, the teacher's pictures."""
         held_out = self.data.held_out(self.config.num_held_out)
@@ -107,7 +116,7 @@ class RunTask:
 
     def validate(self, step: int, average: dict[str, torch.Tensor]) -> None:
         """Held-out errors of the average, beside the base's own."""
-        if not self.log.is_main:
+        if not self._takes_part:
             return
         with self.student.wearing(average):
             self.errors = tuple(self.method.endpoint_errors(self.method.network, self.measured))
@@ -118,7 +127,9 @@ class RunTask:
         """A grid for each number of steps, and the alarm."""
         files = {steps: _file(step, steps) for steps in self.config.sample_steps}
         wanted = {steps: file for steps, file in files.items() if again or not self._is_there(file)}
-        if not self.log.is_main or not wanted:
+        if self.is_sharded:
+            wanted = files  # what is there already only one of them can see
+        if not self._takes_part or not wanted:
             return
         self.tell(Phase(words="drawing samples"))
         with self.student.wearing(average):
@@ -147,6 +158,8 @@ class RunTask:
             self.tell(SampleSaved(step=step, num_steps=steps, file=file, prompts=self.sampler.prompts))
 
     def _write(self, file: str, content: bytes, step: int) -> bool:
+        if not self.log.is_main:
+            return False
         try:
             write_whole(self.run.samples_dir / file, content, sync=False)
         except OSError as error:

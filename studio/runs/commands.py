@@ -14,6 +14,8 @@ from studio.runs.config import TrainingConfig
 
 RUN = "RUN"
 MAX_PROCESSES, MAX_NODES = 64, 64
+WHOLE = "Each process has all weights; for every weight of SDXL choose Sharding: Split."
+SPLIT = "Weights, gradients, moments and average are split over the processes (FSDP2)."
 IMAGE = "python:3.12"
 
 
@@ -32,7 +34,7 @@ def command_lines(config: TrainingConfig, num_processes: int = 1, nodes: int = 1
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise InvalidRequest(name, f"a whole number from 1 to {most}", value)
     samples = config.batch_size * config.gradient_accumulation * num_processes * nodes
-    ways = [_torchrun(num_processes, nodes, samples), _accelerate(num_processes, nodes)]
+    ways = [_torchrun(config, num_processes, nodes, samples), _accelerate(num_processes, nodes)]
     if num_processes == nodes == 1:
         ways.insert(0, CommandLine(title="One process", lines=(f"python -m trainer {RUN}",)))
     if nodes == 1:
@@ -40,8 +42,9 @@ def command_lines(config: TrainingConfig, num_processes: int = 1, nodes: int = 1
     return tuple(ways)
 
 
-def _torchrun(num_processes: int, nodes: int, samples: int) -> CommandLine:
-    note = f"The batch size is that of each process: a step sees {samples} pictures in all."
+def _torchrun(config: TrainingConfig, num_processes: int, nodes: int, samples: int) -> CommandLine:
+    note = f"The batch size is that of each process: a step sees {samples} pictures in all. "
+    note += SPLIT if config.sharding == "split" else WHOLE
     if nodes == 1:
         line = f"torchrun --standalone --nproc-per-node {num_processes} -m trainer {RUN}"
         return CommandLine(title="torchrun", lines=(line,), note=note)

@@ -138,6 +138,9 @@ class TrainingConfig:
         "auto", "Of the forwards; master weights, moments and averages are always fp32.", advanced=True
     )
     gradient_checkpointing: bool = _choice(False, "Trade a quarter of the speed for memory.", advanced=True)
+    sharding: Literal["none", "split"] = _choice(
+        "none", "split: weights, gradients, moments and average are divided among the run's processes (torch's "
+        "FSDP2), for bases too large for one GPU; none: each process has them all.", advanced=True)  # fmt: skip
     device: Literal["auto", "cpu", "cuda"] = _choice("auto", "Where to train.", advanced=True)
     num_workers: int = _choice(0, "Processes that read pictures ahead; 0 reads in the trainer itself.", low=0, high=16,
                                advanced=True)  # fmt: skip
@@ -186,6 +189,9 @@ class TrainingConfig:
         if (self.method == "controlnet") != (self.control != "none"):
             raise InvalidRequest("control", "canny, depth, pose or tile with method controlnet, none without",
                                  self.control)  # fmt: skip
+        if self.sharding == "split" and (self.student == "lora" or self.method == "controlnet"):
+            raise InvalidRequest("sharding", "none: only a student of every weight is large enough to be split",
+                                 self.sharding)  # fmt: skip
         if self.method == "controlnet" and self.student == "lora":
             raise InvalidRequest("student", "full: a ControlNet is a network of its own", self.student)
 

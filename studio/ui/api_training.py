@@ -8,6 +8,7 @@ the API from them.
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from gradio.data_classes import FileData
@@ -21,6 +22,7 @@ from studio.training import RunStatus, TrainingServices
 from studio.ui.uploads import uploaded_files
 
 Json = dict[str, Any]
+TOLD = ("id", "state", "num_ahead", "reason", "step", "num_steps", "eta_seconds", "loss", "paused", "checkpoint_step")
 
 
 def training_endpoints(services: Services) -> list[Callable[..., Any]]:
@@ -28,8 +30,14 @@ def training_endpoints(services: Services) -> list[Callable[..., Any]]:
     training = services.training
     if training is None:
         return []
-    served_dir = services.settings.served_dir
+    return [
+        *_about_datasets(training, services.settings.served_dir),
+        *_about_starting(training),
+        *_about_runs(training),
+    ]
 
+
+def _about_datasets(training: TrainingServices, served_dir: Path) -> list[Callable[..., Any]]:
     def datasets(resolution: int = 512, batch_size: int = 1) -> list[Json]:
         """Every kept dataset: counts, why files were dropped, sizes, and the shapes it is trained in at a resolution.
 
@@ -46,6 +54,10 @@ def training_endpoints(services: Services) -> list[Callable[..., Any]]:
         kept = training.import_dataset(found, title, caption=caption)
         return _summary(training, kept.id, 512, 1)
 
+    return [datasets, dataset_import]
+
+
+def _about_starting(training: TrainingServices) -> list[Callable[..., Any]]:
     def train_preflight(
         name: str,
         recipe: str | None = None,
@@ -55,7 +67,7 @@ def training_endpoints(services: Services) -> list[Callable[..., Any]]:
         hourly_rate: float = 0.0,
     ) -> Json:
         """Two real steps and one sample of what /train_start would train: seconds, memory, disk, cost, refusals."""
-        report = training.preflight(training.config_of(_choices(name, recipe, base, dataset, settings)))
+        report = training.preflight(training.choices.config_of(_choices(name, recipe, base, dataset, settings)))
         cost = report.cost(hourly_rate) if hourly_rate else None
         return {**asdict(report), "is_possible": report.is_possible, "cost": cost}
 
@@ -72,8 +84,12 @@ def training_endpoints(services: Services) -> list[Callable[..., Any]]:
         /datasets or "tabletop"; settings holds any field of the training form, such as {"num_steps": 200}. Left out
         means the recipe's value, else the default. The same request again, while that run waits or works, is that run.
         """
-        return _status(training.start(training.config_of(_choices(name, recipe, base, dataset, settings))))
+        return _status(training.start(training.choices.config_of(_choices(name, recipe, base, dataset, settings))))
 
+    return [train_preflight, train_start]
+
+
+def _about_runs(training: TrainingServices) -> list[Callable[..., Any]]:
     def train_runs() -> list[Json]:
         """Every run, newest first."""
         return [_status(each) for each in training.runs()]
@@ -102,9 +118,7 @@ def training_endpoints(services: Services) -> list[Callable[..., Any]]:
         changed = training.duplicate(run, settings) if settings else None
         return _status(training.resume(run, changed, confirmed))
 
-    return [
-        datasets, dataset_import, train_preflight, train_start, train_runs, train_status, train_stop, train_resume,
-    ]  # fmt: skip
+    return [train_runs, train_status, train_stop, train_resume]
 
 
 def _choices(
@@ -127,20 +141,8 @@ def _summary(training: TrainingServices, id: str, resolution: int, batch_size: i
 def _status(status: RunStatus) -> Json:
     config = status.config.to_json()
     config["base"], config["dataset"] = status.config.base.id, status.config.dataset.id
-    names = (
-        "id",
-        "state",
-        "num_ahead",
-        "reason",
-        "step",
-        "num_steps",
-        "eta_seconds",
-        "loss",
-        "paused",
-        "checkpoint_step",
-    )
     return {
-        **{name: getattr(status, name) for name in names},
+        **{name: getattr(status, name) for name in TOLD},
         "can_resume": status.can_resume,
         "result": status.catalog_id if status.export is not None else None,
         "config": config,

@@ -67,9 +67,9 @@ def build_train(services: Services, tab: gr.Tab, tabs: gr.Tabs, settings: Settin
 
 
 def _build_left(training: TrainingServices) -> tuple[TrainForm, DatasetField, StartPart]:
-    recipes = training.recipes()
+    recipes = training.choices.recipes()
     first = recipes[0]
-    bases = training.bases()
+    bases = training.choices.bases()
     title = next((each.spec.title for each in bases if each.spec.id == first.model), first.model)
     name = suggested_name(first.config.get("method", "perflow"), title)
     goal, machine, facts = build_recipes(recipes, first)
@@ -105,6 +105,7 @@ def _connect_form(act: StartActions) -> None:
         part.skip,
         part.processes,
         part.nodes,
+        part.rate,
     ]
     checked = [*act.error_places, part.start, part.report, part.estimated, part.commands]
     gr.on([each.change for each in changed], act.refresh, act.inputs, checked, trigger_mode="always_last", queue=False,
@@ -158,6 +159,14 @@ def _connect_run(services: Services, training: TrainingServices, start: StartAct
     buttons["delete"].click(lambda: gr.update(visible=True), None, panel.confirm, queue=False, **QUIETLY)
     panel.keep.click(lambda: gr.update(visible=False), None, panel.confirm, queue=False, **QUIETLY)
     panel.delete_now.click(act.delete, panel.picker, [panel.words, panel.confirm, panel.picker], **QUIETLY).then(**look)
+
+    part = panel.result
+    part.make.click(lambda: "Making LoRA files…", None, panel.words, queue=False, **QUIETLY).then(
+        act.lora, [panel.picker, part.rank], panel.words, concurrency_limit=None, **QUIETLY
+    )
+    part.send.click(lambda: "Publishing…", None, panel.words, queue=False, **QUIETLY).then(
+        act.publish, [panel.picker, part.repo, part.token], [panel.words, part.token], concurrency_limit=None, **QUIETLY
+    )
 
     def use(chosen: str | None) -> dict[Any, Any]:
         status = _status(training, chosen)

@@ -33,7 +33,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     ),
     "Student and optimizer": (
         "lora_rank", "gradient_accumulation", "warmup_steps", "final_rate_share", "ema_decay", "weight_decay",
-        "max_gradient_norm", "seed", "precision", "gradient_checkpointing", "device", "num_workers",
+        "max_gradient_norm", "seed", "precision", "gradient_checkpointing", "sharding", "device", "num_workers",
     ),
     "Checkpoints, measurements, samples": (),
 })  # fmt: skip
@@ -48,6 +48,7 @@ CHOICES: Mapping[str, str] = MappingProxyType({
     "perflow": "PeRFlow", "rectified": "Rectified Diffusion", "lcm": "LCM", "pcm": "PCM",
     "diffusion": "Diffusion (style)",
     "controlnet": "ControlNet", "full": "Every weight", "lora": "LoRA", "dpmpp": "DPM-Solver++", "ddim": "DDIM",
+    "split": "Split",
 })  # fmt: skip
 WINDOWED = ("perflow", "rectified", "pcm")
 # Fields that mean something to some methods only; all others mean something to every method.
@@ -58,6 +59,7 @@ ONLY_FOR: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "num_solver_steps": ("perflow",), "share_at_start": ("perflow", "rectified"),
     "share_at_grid": ("perflow", "rectified"), "grid_steps": ("perflow", "rectified"), "pair_reuse": ("perflow",),
     "min_snr": ("diffusion",), "student": tuple(each for each in METHODS if each != "controlnet"),
+    "sharding": tuple(each for each in METHODS if each != "controlnet"),
 })  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -44,6 +45,18 @@ EMPTY = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResultPart:
+    """What more may be done with a result; `rank` and `make` are for delta weights."""
+
+    fold: gr.Accordion
+    repo: gr.Textbox
+    token: gr.Textbox
+    send: gr.Button
+    rank: gr.Number
+    make: gr.Button
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunPanel:
     """The components of a run. `seen` remembers what each part shows, `at` the step of the shown samples."""
 
@@ -59,6 +72,7 @@ class RunPanel:
     words: gr.HTML
     card: gr.Markdown
     card_fold: gr.Accordion
+    result: ResultPart
     windows: gr.HTML
     scrubber: gr.HTML
     samples: gr.HTML
@@ -74,7 +88,8 @@ class RunPanel:
         """Everything a look may change."""
         return [
             self.picker, self.empty, self.body, self.head, *self.buttons.values(), self.card, self.card_fold,
-            self.windows, self.scrubber, self.samples, self.loss, self.numbers, self.log, self.timer, self.seen,
+            self.result.fold, self.result.rank, self.result.make, self.windows, self.scrubber, self.samples, self.loss,
+            self.numbers, self.log, self.timer, self.seen,
         ]  # fmt: skip
 
 
@@ -102,6 +117,16 @@ def build_run() -> RunPanel:
             delete_now = gr.Button("Delete", variant="stop", size="sm", min_width=80, elem_id="train-delete-now")
             keep = gr.Button("Keep", size="sm", min_width=80)
         words = live_html(elem_id="train-run-words", elem_classes="words")
+        with gr.Accordion("Publish, or make LoRA files", open=False, elem_classes="fold", visible=False) as fold:
+            repo = gr.Textbox("", label="Repository", placeholder="owner/name", max_length=200,
+                              info="Made if it is new, and then private.", elem_id="train-repo")  # fmt: skip
+            token = gr.Textbox("", label="Token", type="password", placeholder="hf_...", max_length=300,
+                               info="One that may write; used once, kept nowhere.", elem_id="train-token")  # fmt: skip
+            send = gr.Button("Publish on the Hugging Face Hub", size="sm", elem_id="train-publish")
+            rank = gr.Number(32, label="Rank of the LoRA", precision=0, minimum=1, maximum=1024, visible=False,
+                             info="By singular values: a higher rank loses less of the delta weights. For diffusers, "
+                             "kohya and what reads its files.", elem_id="train-lora-rank-wanted")  # fmt: skip
+            make = gr.Button("Make LoRA files", size="sm", visible=False, elem_id="train-lora")
         with gr.Accordion("Model card", open=False, elem_classes="fold", visible=False) as card_fold:
             card = gr.Markdown(elem_id="train-card", sanitize_html=True)
         windows = plain_html(elem_id="train-windows")
@@ -113,7 +138,8 @@ def build_run() -> RunPanel:
             log = plain_html(elem_id="train-log")
     return RunPanel(
         picker=picker, empty=empty, body=body, head=head, actions=actions, buttons=buttons, confirm=confirm,
-        delete_now=delete_now, keep=keep, words=words, card=card, card_fold=card_fold, windows=windows,
+        delete_now=delete_now, keep=keep, words=words, card=card, card_fold=card_fold,
+        result=ResultPart(fold=fold, repo=repo, token=token, send=send, rank=rank, make=make), windows=windows,
         scrubber=scrubber, samples=samples, loss=loss, numbers=numbers, log=log, timer=gr.Timer(IDLE_SECONDS),
         seen=gr.State({}), at=gr.State(None),
     )  # fmt: skip
@@ -233,6 +259,10 @@ class RunActions:
         yield panel.log, log, lambda: train_view.log_html(log)
         text = self._card(status)
         yield panel.card, text, lambda: text
+        there, is_delta = status.export is not None, status.export is not None and status.export.kind == "perflow_delta"
+        yield panel.result.fold, there, lambda: gr.update(visible=there)
+        for part in (panel.result.rank, panel.result.make):
+            yield part, is_delta, lambda: gr.update(visible=is_delta)
         yield panel.card_fold, bool(text), lambda: gr.update(visible=bool(text))
 
     def _card(self, status: RunStatus) -> str:
@@ -274,6 +304,22 @@ class RunActions:
         except StudioError as error:
             return failure_html(error)
         return "It goes on from its last checkpoint."
+
+    def publish(self, chosen: str | None, repo: str, token: str) -> tuple[str, str]:
+        """Where the result stands now, or why it does not; and a token field that is empty again."""
+        try:
+            address = self._training.publish(chosen or "", repo.strip(), token.strip())
+        except StudioError as error:
+            return failure_html(error), ""
+        return f'Published as <a href="{escape(address)}" target="_blank" rel="noopener">{escape(address)}</a>.', ""
+
+    def lora(self, chosen: str | None, rank: float | None) -> str:
+        """LoRA files in the result; what they lose, or why there are none."""
+        try:
+            told = self._training.lora(chosen or "", int(rank) if rank and rank == int(rank) else 0)
+        except StudioError as error:
+            return failure_html(error)
+        return f"{escape(told.capitalize())}. They are in the download."
 
     def delete(self, chosen: str | None) -> Updates:
         """After the second click: the run is gone for good."""

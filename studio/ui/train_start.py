@@ -15,6 +15,7 @@ import gradio as gr
 
 from studio.errors import InvalidRequest, NeedsConfirmation, StudioError
 from studio.runs.config import TrainingConfig
+from studio.runs.preflight import PreflightReport
 from studio.ui import train_estimate
 from studio.ui.feedback import failure_html
 from studio.ui.plain_html import live_html, plain_html
@@ -27,8 +28,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Estimated:
+    """What was measured, and for which values (`_mark`)."""
+
+    mark: str
+    report: PreflightReport
+
+
+@dataclass(frozen=True, kw_only=True)
 class StartPart:
-    """Estimate and Start. `estimated` holds what was measured, `source` the run whose settings these are."""
+    """Estimate and Start. `estimated` holds an `Estimated`, `source` the run whose settings these are."""
 
     rate: gr.Number
     estimate: gr.Button
@@ -98,7 +107,7 @@ class StartActions:
 
     def config(self, values: Values) -> TrainingConfig:
         """What the page says, checked. Raises `InvalidRequest`."""
-        return self._training.config_of(self.form.choices(values, values[self.pictures.picker]))
+        return self._training.choices.config_of(self.form.choices(values, values[self.pictures.picker]))
 
     def error_updates(self, error: InvalidRequest | None) -> Updates:
         """The sentence beside its field, and no other."""
@@ -118,7 +127,7 @@ class StartActions:
     def take_recipe(self, values: Values) -> Updates:
         """Another goal or machine: its recipe's values, and its base and pictures where they can be used."""
         form = self.form
-        recipe = recipe_of(self._training.recipes(), values[form.goal], values[form.machine])
+        recipe = recipe_of(self._training.choices.recipes(), values[form.goal], values[form.machine])
         if recipe is None:
             return {form.recipe_facts: recipe_html(None)}
         method = recipe.config.get("method", "perflow")
@@ -158,7 +167,7 @@ class StartActions:
         return {form.name: name, part.suggested: name}
 
     def _base(self, id: str) -> BaseStatus:
-        return next(each for each in self._training.bases() if each.spec.id == id)
+        return next(each for each in self._training.choices.bases() if each.spec.id == id)
 
     def fill(self, config: TrainingConfig, source: str | None, *, can_resume: bool) -> Updates:
         """The form as a run has it, for a new run with changes, or to resume that run with them."""
@@ -190,9 +199,11 @@ class StartActions:
             config = self.config(values)
         except InvalidRequest as error:
             return {**self.error_updates(error), part.start: gr.update(interactive=False)}
-        holds = estimated == _mark(config)
+        holds = estimated is not None and estimated.mark == _mark(config)
         updates = {**self.error_updates(None), part.start: gr.update(interactive=holds or values[part.skip])}
-        if estimated is not None and not holds:
+        if estimated is not None and holds:
+            updates[part.report] = train_estimate.estimate_html(estimated.report, config, values[part.rate])
+        elif estimated is not None:
             updates |= {part.report: train_estimate.stale_html(), part.estimated: None}
         return {**updates, part.commands: self._commands(config, values)}
 
@@ -234,11 +245,11 @@ class StartActions:
         except Exception as error:  # noqa: BLE001  (the page is the last place to say what happened; bugs are logged)
             yield self._measured(failure_html(error))
         else:
-            mark = _mark(config) if report.is_possible else None
+            estimated = Estimated(mark=_mark(config), report=report) if report.is_possible else None
             yield {
                 **self._measured(train_estimate.estimate_html(report, config, values[part.rate])),
-                part.estimated: mark,
-                part.start: gr.update(interactive=mark is not None or values[part.skip]),
+                part.estimated: estimated,
+                part.start: gr.update(interactive=estimated is not None or values[part.skip]),
             }
 
     def _measured(self, html: str) -> Updates:
@@ -249,7 +260,8 @@ class StartActions:
         part = self.part
         try:
             config = self.config(values)
-            if values[part.estimated] != _mark(config) and not values[part.skip]:
+            estimated = values[part.estimated]
+            if not values[part.skip] and (estimated is None or estimated.mark != _mark(config)):
                 return {part.words: "Estimate first: it takes a minute and says whether this run fits. "
                                     "Or tick “Start without an estimate”."}, None  # fmt: skip
             status = self._training.start(config)

@@ -82,12 +82,11 @@ def progress_in_words(digest: RunDigest, config: TrainingConfig) -> str:
 
 def outcome_in_words(digest: RunDigest) -> str:
     """Whether the student does better than it began, in a sentence; empty before the first measurement."""
-    ratio = digest.error_ratio
+    if isinstance(digest.end, Finished) and digest.end.words:
+        return digest.end.words
+    ratio, finished = digest.error_ratio, isinstance(digest.end, Finished)
     if ratio is None:
         return ""
-    finished = isinstance(digest.end, Finished)
-    if finished and isinstance(digest.end, Finished) and digest.end.words:
-        return digest.end.words
     share = f"{abs(1 - ratio):.1%}"
     when = "" if finished or not digest.validated else f" at step {digest.validated[-1].step:,}"
     if ratio < 1:
@@ -136,12 +135,13 @@ def _warnings_html(digest: RunDigest) -> str:
 def end_html(digest: RunDigest, state: RunState) -> str:
     """The end as a card: better or worse than untrained, or why it ended."""
     if isinstance(digest.end, Finished):
-        ratio = digest.error_ratio
-        better = digest.end.beats_untrained if digest.end.beats_untrained is not None else (ratio or 1) < 1
-        kind = "better" if better else "worse"
+        ratio, better = digest.error_ratio, digest.end.beats_untrained
+        if better is None and ratio is not None:
+            better = ratio < 1
+        kind = {True: "better", False: "worse", None: ""}[better]
         words = outcome_in_words(digest) or "The result is exported."
-        title = "Better than untrained" if better else "Not better than untrained"
-        title, kind = ("Done", "") if ratio is None else (title, kind)
+        before = "before" if ratio is None else "untrained"
+        title = {True: f"Better than {before}", False: f"Not better than {before}", None: "Done"}[better]
         return f'<div class="run-end {kind}"><h3>{title}</h3><p>{escape(words)}</p></div>'
     if isinstance(digest.end, Failed) and state.name not in LIVE:
         kept = f"The last good checkpoint is that of step {digest.end.step:,}; Resume goes on from there."

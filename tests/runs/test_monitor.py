@@ -159,13 +159,19 @@ def test_a_deaf_trainer_is_told_by_signal_after_a_minute_of_the_monotonic_clock(
     assert desk.until_state(run, *ENDED).state == "stopped"
 
 
-def test_a_frozen_trainer_is_ended_at_long_last(tmp_path: Path) -> None:
+def frozen(tmp_path: Path) -> tuple[list[float], Desk, RunFolder, int]:
+    """A trainer that stands still; the desk's clock, the desk, the run and the process."""
     now = [0.0]
     desk = Desk(tmp_path, clock=lambda: now[0])
     run = desk.submit(config(num_steps=ENDLESS))
     job = desk.working(run)
     assert job.process is not None
     os.kill(job.process.pid, signal.SIGSTOP)
+    return now, desk, run, job.process.pid
+
+
+def test_a_frozen_trainer_is_ended_at_long_last(tmp_path: Path) -> None:
+    now, desk, run, _ = frozen(tmp_path)
     desk.control.ask(run, "stop")
     desk.job(run)
     now[0] = 1000.0
@@ -173,17 +179,12 @@ def test_a_frozen_trainer_is_ended_at_long_last(tmp_path: Path) -> None:
 
 
 def test_how_long_a_run_has_been_silent_is_measured_on_the_monotonic_clock(tmp_path: Path) -> None:
-    now = [0.0]
-    desk = Desk(tmp_path, clock=lambda: now[0])
-    run = desk.submit(config(num_steps=ENDLESS))
-    job = desk.working(run)
-    assert job.process is not None
-    os.kill(job.process.pid, signal.SIGSTOP)
+    now, desk, run, pid = frozen(tmp_path)
     until(lambda: [num_steps(run), desk.job(run), num_steps(run)][0] == num_steps(run))
     now[0] += 300.0
     desk.job(run)
     assert desk.monitor.silent_seconds(run.id) == 300.0
-    os.killpg(job.process.pid, signal.SIGKILL)
+    os.killpg(pid, signal.SIGKILL)
     desk.until_state(run, *ENDED)
     assert desk.monitor.silent_seconds(run.id) == 0.0
 

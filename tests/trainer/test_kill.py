@@ -20,11 +20,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from studio.runs.events import CheckpointSaved, Finished, Started, StepLogged, read_events
+from studio.perflow import DeltaWeights
+from studio.runs.events import CheckpointSaved, Finished, Started, StepLogged, Validated, read_events
 from studio.runs.folder import RunFolder
 from tests.trainer.faults import FULL_DISK, IO_ERROR, KILL, MUTATING, ROOT, Call, environment, needs_strace
 from tests.trainer.little import little_run
 from tests.trainer.zygote import Zygote
+from trainer.checkpoint import TENSORS
 from trainer.checkpoint_folder import newest
 
 CONFIG = {"gradient_accumulation": 2, "num_workers": 2, "num_checkpoints_kept": 1, "pair_reuse": 2, "student": "lora",
@@ -103,20 +105,54 @@ def test_killed_at_any_step_or_phase_it_ends_bit_identical(zygote: Zygote, folde
     assert counts[-9] >= len(marks) - 2
 
 
-@pytest.mark.slow
-def test_two_processes_train_the_same_run(folder: Path, whole: RunFolder) -> None:
-    """One process with two accumulated forwards sees what two processes see: the same losses, within rounding."""
-    run = little_run(folder, "both", **{**CONFIG, "gradient_accumulation": 1})
+def together(run: RunFolder) -> None:
+    """Two processes train a run."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "trainer"]
     done = subprocess.run(
         [*command, str(run.path)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def validated(run: RunFolder) -> list[float]:
+    """Every held-out error and loss of a run, in order."""
+    found = [event for event in read_events(run.events_path)[0] if isinstance(event, Validated)]
+    return [value for event in found for value in (*event.endpoint_errors, event.loss) if value is not None]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_run(folder: Path, whole: RunFolder) -> None:
+    """One process with two accumulated forwards sees what two processes see: the same losses, within rounding."""
+    run = little_run(folder, "both", **{**CONFIG, "gradient_accumulation": 1})
+    together(run)
     for step, (loss, norm) in losses_of(run).items():
         assert (loss, norm) == pytest.approx(losses_of(whole)[step], rel=1e-3), step
     mine, others = (load_file(each.export_dir / "pytorch_lora_weights.safetensors") for each in (run, whole))
     for name, value in mine.items():
         torch.testing.assert_close(value, others[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_that_split_the_weights_train_the_same_run(zygote: Zygote, folder: Path) -> None:
+    """Split or not: the same losses and the same delta weights within rounding, and whole tensors on disk."""
+    plain = {**CONFIG, "student": "full"}
+    alone, split = little_run(folder, "alone", **plain), little_run(
+        folder, "split", **{**plain, "gradient_accumulation": 1, "sharding": "split", "checkpoint_every_steps": 2}
+    )  # fmt: skip
+    assert zygote.run(alone.path) == 0, alone.log_path.read_text()
+    together(split)
+    for step, found in losses_of(split).items():
+        assert found == pytest.approx(losses_of(alone)[step], rel=1e-3), step
+    assert validated(split) == pytest.approx(validated(alone), rel=1e-2)
+    mine, others = (DeltaWeights.read(each.export_dir).tensors for each in (split, alone))
+    assert set(mine) == set(others)
+    for name, value in mine.items():
+        torch.testing.assert_close(value, others[name], rtol=2e-2, atol=1e-3)
+    last = newest(split.checkpoints_dir)
+    assert last is not None
+    kept = load_file(last / TENSORS)
+    shapes = {name: tuple(value.shape) for name, value in others.items()}
+    assert all(tuple(kept[f"model.{name}"].shape) == shape for name, shape in shapes.items())
 
 
 # --- every mutating system call of a save and of the export ---

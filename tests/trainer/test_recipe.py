@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 
 from studio.networks.wonder3d import read_wonder3d
 from studio.perflow import DeltaWeights, KeptBase, weights_sha256
+from studio.runs.exports import LORA_FILE
 from trainer.tabletop import data, multiview, objects, recipe
+from trainer.tabletop.distillation import RACE, folder_of
 from trainer.tabletop.recipe import STAGES, Recipe
 
 SECONDS = 0.5
@@ -36,6 +38,10 @@ def test_every_stage_runs_and_the_result_draws(tmp_path: Path, monkeypatch: pyte
     picture = pipe("a red cube", num_inference_steps=1, output_type="np").images[0]
     assert picture.shape == (128, 128, 3)
     _check_views(tmp_path / "assets", delta)
+    for stage in RACE:
+        pipe.load_lora_weights(str(tmp_path / "assets" / folder_of(stage)), weight_name=LORA_FILE)
+        assert pipe("a red cube", num_inference_steps=1, output_type="np").images[0].shape == (128, 128, 3)
+        pipe.unload_lora_weights()
     card = (tmp_path / "assets" / "perflow-tabletop" / "README.md").read_text()
     assert "endpoint_errors" in card
     again = Recipe(device="cpu", work=tmp_path / "elsewhere", assets=tmp_path / "assets", num_scenes=8, workers=1)

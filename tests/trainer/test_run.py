@@ -34,7 +34,7 @@ from tests.trainer.little import little_run
 from tests.trainer.zygote import Zygote
 from trainer.exporting import KOHYA_FILE, in_order, lora
 from trainer.lora_layouts import diffusers_layout, kohya_layout, lora_of_delta
-from trainer.preflight import _no_space
+from trainer.preflight import _no_space, seconds_to_encode
 from trainer.publishing import publish
 from trainer.run import in_words, verdict
 from trainer.sampling import Spread
@@ -302,6 +302,22 @@ def test_a_preflight_measures_and_keeps_nothing(zygote: Zygote, folder: Path) ->
     assert report.disk_needed_bytes > 3_000_000
     assert report.cost(3600.0) == pytest.approx(report.seconds_total)
     assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "log.txt", "preflight.json"]
+
+
+def test_the_time_to_encode_is_estimated_from_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, made = [0.0], list[int]()
+    monkeypatch.setattr("trainer.preflight.time.monotonic", lambda: now[0])
+
+    def build(report) -> None:
+        for number in range(100):
+            report(number / 100)
+            made.append(number)
+            now[0] += 2.0  # seconds a picture
+        report(1.0)
+
+    assert seconds_to_encode(build) == pytest.approx(200.0)
+    assert len(made) < 10
+    assert seconds_to_encode(lambda report: report(1.0)) == 0.0  # all of it is there already
 
 
 def test_a_preflight_refuses_in_a_sentence(zygote: Zygote, folder: Path) -> None:

@@ -55,6 +55,7 @@ class ToyTask:
     def __init__(self, config: TrainingConfig, run: RunFolder, accelerator: Accelerator) -> None:
         self.forwards = Forwards(config, accelerator)
         self.parameters = dict(self.forwards.named_parameters())
+        self.is_sharded = False
         self.facts = {"the base": "toy"}
         self.run, self.accelerator = run, accelerator
         self.wish_at: dict[int, str] = {}

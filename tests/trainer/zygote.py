@@ -125,6 +125,8 @@ def _main() -> None:
                 status = _child(what, folder)
             finally:
                 os._exit(status)
+        if what == "traced":
+            os.waitpid(pid, os.WUNTRACED)  # it stands still; woken any earlier it would do so for good
         print(pid, flush=True)
         _, ended = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(ended), flush=True)

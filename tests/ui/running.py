@@ -25,13 +25,13 @@ START_SECONDS = 300
 
 
 def start_studio(
-    data_dir: Path, *flags: str, program: tuple[str, ...] = ("app.py",)
+    data_dir: Path, *flags: str, program: tuple[str, ...] = ("app.py",), num_threads: int = 1
 ) -> tuple[subprocess.Popen[str], str]:
     """Start the app, or a program that is one, on a free loopback port; returns the process and its address."""
     process = subprocess.Popen(
         [sys.executable, *program, "--port", "0", "--data-dir", str(data_dir), *flags],
         cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": str(num_threads)},
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -113,6 +113,31 @@ def test_asking_the_wrong_thing_of_a_run_is_answered_in_a_sentence(training, pan
     assert "There is no training run" in act.delete(None)[panel.words]
 
 
+def test_a_result_is_published_by_a_process_that_alone_has_the_token(training, panel, run: RunFolder) -> None:
+    act, token = RunActions(training, panel), "hf_" + "x" * 20
+    assert "no result yet" in act.publish(run.id, "me/mine", token)[0]
+    write_end(run)
+    write_result(run)
+    assert "owner/name" in act.publish(run.id, "https://elsewhere", token)[0]
+    assert "a Hugging Face token" in act.publish(run.id, "me/mine", "secret")[0]
+    assert "secret" not in act.publish(run.id, "me/mine", "secret")[0]
+    told, field = act.publish(run.id, "me/mine", token)
+    assert "https://huggingface.co/me/mine" in told
+    assert field == ""
+    told, _ = act.publish(run.id, "me/refused", token)
+    assert "was not published: the hub says no to (secret)" in told
+    assert token not in told
+
+
+def test_lora_files_say_what_they_lose(training, panel, run: RunFolder) -> None:
+    act = RunActions(training, panel)
+    write_end(run)
+    write_result(run)
+    assert "a whole number from 1 to 1024" in act.lora(run.id, None)
+    assert "a whole number from 1 to 1024" in act.lora(run.id, 1.5)
+    assert "it loses 12.0 %" in act.lora(run.id, 32)
+
+
 # --- starting ---------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +158,7 @@ def test_an_estimate_holds_for_exactly_these_values(start: StartActions) -> None
     assert mark is not None
     measured = values | {start.part.estimated: mark}
     assert start.refresh(measured)[start.part.start]["interactive"] is True
+    assert "4.00 at 2 an hour" in start.refresh(measured | {start.part.rate: 2})[start.part.report]
     changed = measured | {start.form.fields.components["num_steps"]: 77}
     updates = start.refresh(changed)
     assert updates[start.part.start]["interactive"] is False
@@ -146,7 +172,7 @@ def test_a_recipe_fills_the_form_with_what_it_says(start: StartActions, training
     updates = start.take_recipe(values)
     filled = values | {key: each["value"] if isinstance(each, dict) else each for key, each in updates.items()
                        if not isinstance(each, dict) or "value" in each}  # fmt: skip
-    recipe = next(each for each in training.recipes() if each.id == "cpu-lcm")
+    recipe = next(each for each in training.choices.recipes() if each.id == "cpu-lcm")
     made = start.config(filled)
     assert {name: getattr(made, name) for name in recipe.config} == dict(recipe.config)
     assert made.name == "LCM on Tabletop"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from studio.runs.digest import RunDigest, RunFollower
-from studio.runs.events import Failed, Phase, SampleSaved, Started, Stopped, Validated, Warned
+from studio.runs.events import Failed, Finished, Phase, SampleSaved, Started, Stopped, Validated, Warned
 from studio.runs.folder import RunFolder, RunsFolder
 from studio.ui import train_view
 from studio.ui.theme import window_colour
@@ -72,6 +72,15 @@ def test_the_end_says_plainly_whether_it_beats_the_untrained_student(run: RunFol
     assert ("Not better than untrained" in html) == (not better)
     assert ("below the untrained student" in html) == better
     assert ("made it worse" in html) == (not better)
+
+
+def test_a_style_is_told_by_its_held_out_loss(run: RunFolder) -> None:
+    """It has no windows and no untrained student; what it has is a loss before and after."""
+    said = "Better than before: held-out loss 0.0806, before training 0.1383."
+    append(run, Finished(step=60, export="export", beats_untrained=True, words=said))
+    html = head_html(run.config(), RunState(name="finished"), digest_of(run))
+    assert "<h3>Better than before</h3>" in html
+    assert said in html
 
 
 def test_errors_above_the_start_are_said_while_it_trains() -> None:

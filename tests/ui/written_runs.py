@@ -1,7 +1,8 @@
 """Runs as a trainer would leave them, written by the tests through the same events: what the page is tried against.
 
-`python -m tests.ui.written_runs SECONDS_A_STEP [--preflight] RUN_FOLDER` lives like a trainer until it is done or asked
-to stop, and stands in for one where a test is about the page; the numbers are made up, the files are real.
+`python -m tests.ui.written_runs SECONDS_A_STEP [--preflight | --publish REPO | --lora RANK] RUN_FOLDER` lives like a
+trainer until it is done or asked to stop, and stands in for one where a test is about the page; the numbers are made
+up, the files are real.
 """
 
 from __future__ import annotations
@@ -125,13 +126,22 @@ def write_result(run: RunFolder) -> None:
 
 
 def main() -> None:
-    """Live like a trainer: measure, or take a step now and then and obey a request to stop."""
+    """Live like a trainer: measure, publish, or take a step now and then and obey a request to stop."""
     pace, run = float(sys.argv[1]), RunFolder(Path(sys.argv[-1]))
     if "--preflight" in sys.argv:
         write_report(run, PreflightReport(
             seconds_per_step=1.5, seconds_per_sample=4.0, seconds_start=5.0, seconds_total=7200.0, device="cpu",
             peak_memory_bytes=2_000_000_000, device_memory_bytes=8_000_000_000, disk_needed_bytes=300_000_000,
             disk_free_bytes=9_000_000_000, notes=("Written by the tests.",)))  # fmt: skip
+        return
+    if "--lora" in sys.argv:
+        print("2026-01-02 03:04:05 trainer.publishing: written to export/lora-32; it loses 12.0 % of the norm",
+              file=sys.stderr)  # fmt: skip
+        return
+    if "--publish" in sys.argv:
+        repo = sys.argv[sys.argv.index("--publish") + 1]
+        if repo.endswith("/refused"):
+            sys.exit(f"2026-01-02 03:04:05 trainer.publishing: the hub says no to {os.environ['HF_TOKEN']}")
         return
     with RunFollower(run.events_path).reading() as digest:
         first = digest.checkpoints[-1].step if digest.checkpoints else 0

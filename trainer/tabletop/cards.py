@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from studio.runs.config import METHODS
+from trainer.tabletop.distillation import RACE, folder_of
+
 LICENCE = "mit"
 QUALITY = Path("benchmarks/results/quality.md")
 _MEASURED = ("test_", "untrained", "endpoint")
@@ -26,6 +29,15 @@ nothing else.""",
 windows, CFG-sync. Add it to Tabletop or to anything fine-tuned from it and sample with `PeRFlowScheduler`.""",
         ("perflow",),
     ),
+    **{
+        folder_of(stage): (
+            f"{config.name}, LoRA",
+            f"""{METHODS[config.method]} A LoRA of rank {config.lora_rank} beside Tabletop, one of four trained
+at the same rank, learning rate and batch size for the same time, to be compared with one another.""",
+            (stage,),
+        )
+        for stage, config in RACE.items()
+    },
     "tabletop-clip": (
         "Tabletop's CLIP: image encoder and text projection",
         """The image side of the CLIP pair whose text side is in `assets/tabletop/text_encoder`;
@@ -69,7 +81,7 @@ def write_cards(assets: Path, facts: dict[str, dict], num_scenes: int) -> None:
         if (assets / name).is_dir():
             known = {stage: facts[stage] for stage in stages if "seed" in facts.get(stage, {})}
             card = _card(title, about, known, num_scenes)
-            if name in ("tabletop", "perflow-tabletop") and QUALITY.exists():
+            if QUALITY.exists() and name not in ("judge", "tabletop-clip"):
                 card += f"\nBy `python -m benchmarks.quality`:\n\n{QUALITY.read_text()}"
             (assets / name / "README.md").write_text(card)
 

@@ -23,24 +23,26 @@ from transformers import CLIPTokenizer
 
 from studio.perflow.delta import weights_sha256
 from studio.perflow.schedule import NoiseSchedule
-from studio.perflow.windows import TimeWindows
+from studio.runs.config import TrainingConfig
 from trainer.loop import Progress, Schedule, train
-from trainer.objectives import PeRFlow, TimeDraw
+from trainer.networks import Networks
 from trainer.tabletop import data, models, multiview
 from trainer.tabletop.autoencoder import AutoencoderTask, encode_all, psnr, standardise, to_pixels
 from trainer.tabletop.captions import caption
 from trainer.tabletop.clip import ClipPair, ClipTask, hard_choice_accuracy, mirrored, tokenize
-from trainer.tabletop.diffusion import LatentSet, PeRFlowTask, TeacherTask, network_of
+from trainer.tabletop.diffusion import LatentSet, TeacherTask
+from trainer.tabletop.distillation import PERFLOW, RACE, MethodTask
 from trainer.tabletop.judge import Judge, JudgeTask, accuracies
 from trainer.tabletop.precision import autocast
-from trainer.tabletop.shipping import export, take_up
+from trainer.tabletop.shipping import export, pipeline, take_up
 
 log = logging.getLogger(__name__)
 
-STAGES = ("scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", "decoder", "multiview", "export")
+STAGES = ("scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", *RACE, "decoder", "multiview", "export")
 NUM_JUDGE_SCENES = 6000
 NUM_TEST_SCENES = 1000
 NUM_WORDINGS = 2
+NUM_HELD_OUT = 96
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,7 @@ class Recipe:
                 30,
                 "5 teacher calls a window, each used twice; about 35 samples a second on two cores",
             ),
+            **{name: (self._racer(name), 12, "a LoRA; as fast as the perflow stage, or faster") for name in RACE},
             "decoder": (self._decoder, 20, "the VAE's decoder goes on, its encoder frozen; as fast as the vae stage"),
             "multiview": (self._multiview, 60, multiview.COST),
             "export": (self._export, 0, "writes fp16 folders below 10 MB a file"),
@@ -150,28 +153,26 @@ class Recipe:
         )
 
     def _perflow(self, minutes: float) -> None:
-        teacher = self.teacher()
-        student = self._begun("perflow", self.teacher()).requires_grad_(True)
-        self._check_same_teacher(weights_sha256(teacher))
-        # Probed on this teacher against DDIM-48, relative error by window: DPM-Solver++ with 5 calls .017 .008 .003 .053,
-        # DDIM with 6 .036 .029 .013 .052.
-        objective = PeRFlow(
-            schedule=self.schedule(),
-            windows=TimeWindows(num_time_windows=4),
-            solver="dpmpp",
-            num_solver_steps=5,
-            times=TimeDraw(at_start=0.5, at_grid=0.4, grid_steps=(5, 6, 8, 12, 16)),
-        )
-        task = PeRFlowTask(
-            student=student, teacher=teacher, data=self.latents(), objective=objective, device=self.device
-        )
-        held_out = task.solved(self.held_out_latents(), 256, torch.Generator().manual_seed(1 << 40), dropout=0.25)
-        untrained = objective.endpoint_errors(network_of(teacher, self.device), held_out).tolist()
-        self._compile(teacher, student)
-        self._train(
-            "perflow", task, Schedule(minutes=minutes, learning_rate=5e-5, weight_decay=0.0, seed=self.seed), student
-        )
-        self.remember("perflow", untrained_endpoint_errors=untrained, endpoint_errors=task.endpoint_errors(held_out))
+        self._accelerator("perflow", PERFLOW, minutes)
+
+    def _accelerator(self, stage: str, config: TrainingConfig, minutes: float) -> None:
+        """Distil the teacher by a method; a student that was begun goes on, if its teacher is still the same."""
+        task = self.accelerator(stage, config)
+        self._check_same_teacher(stage, weights_sha256(self.teacher()))
+        self._compile(task.module, *task.student.others())
+        schedule = Schedule(minutes=minutes, learning_rate=config.learning_rate, weight_decay=0.0, seed=self.seed)
+        self._train(stage, task, schedule, task.module)
+        trained, untrained = task.errors(self.held_out_latents(), NUM_HELD_OUT)
+        self.remember(stage, untrained_endpoint_errors=untrained, endpoint_errors=trained)
+
+    def accelerator(self, stage: str, config: TrainingConfig) -> MethodTask:
+        """A method's student on the teacher as it ships, with what an earlier run left of the stage."""
+        networks = Networks(base=config.base, pipe=pipeline(self).to(self.device), device=self.device)
+        networks.unet.requires_grad_(False).to(memory_format=torch.channels_last)
+        task = MethodTask(config, networks, self.latents())
+        if self.result(stage).exists():
+            task.module.load_state_dict(load_file(self.result(stage)))
+        return task
 
     def _decoder(self, minutes: float) -> None:
         vae = models.new_vae()
@@ -195,6 +196,9 @@ class Recipe:
     def _take_up(self, _: float) -> None:
         take_up(self)
 
+    def _racer(self, name: str) -> Callable[[float], None]:
+        return lambda minutes: self._accelerator(name, RACE[name], minutes)
+
     # --- shared -----------------------------------------------------------------------------------------------------
 
     def _ranges(self) -> tuple[tuple[str, int, int], ...]:
@@ -216,15 +220,15 @@ class Recipe:
             self.read(stage, module)
         return module.train().requires_grad_(True)
 
-    def _check_same_teacher(self, sha256: str) -> None:
+    def _check_same_teacher(self, stage: str, sha256: str) -> None:
         """A student belongs to one teacher: going on under another would pull it away from both."""
-        known = self.facts().get("perflow", {}).get("teacher_sha256", sha256)
+        known = self.facts().get(stage, {}).get("teacher_sha256", sha256)
         if known != sha256:
-            places = f"{self.result('perflow')} and {self.work / 'checkpoints' / 'perflow'}"
+            places = f"{self.result(stage)} and {self.work / 'checkpoints' / stage}"
             raise SystemExit(
-                f"perflow: the teacher has changed since this student began; delete {places} to begin anew."
+                f"{stage}: the teacher has changed since this student began; delete {places} to begin anew."
             )
-        self.remember("perflow", teacher_sha256=sha256)
+        self.remember(stage, teacher_sha256=sha256)
 
     def schedule(self) -> NoiseSchedule:
         """The family's noise schedule."""

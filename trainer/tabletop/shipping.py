@@ -4,6 +4,7 @@ assets/tabletop/          a StableDiffusionPipeline folder (text encoder, VAE, U
 assets/tabletop-clip/     the image encoder of the same CLIP pair, and the text side's projection
 assets/perflow-tabletop/  delta weights with their DeltaSpec
 assets/tabletop-multiview/  the network of six views; its VAE and image encoder are those above
+assets/<racer>-tabletop/  the LoRAs of the fair race: LCM, Rectified Diffusion, PCM, PeRFlow
 assets/judge/             the classifier that benchmarks ask
 """
 
@@ -23,10 +24,14 @@ from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 from studio.networks.wonder3d import grown_from, read_wonder3d
 from studio.perflow.delta import DeltaWeights, weights_sha256
 from studio.perflow.merge import KeptBase
-from studio.types import DeltaSpec
+from studio.runs.exports import LORA_FILE
+from trainer.cards import metadata
+from trainer.facts import facts_of
+from trainer.lora_layouts import diffusers_layout
 from trainer.tabletop import models
-from trainer.tabletop.cards import LICENCE, write_cards
+from trainer.tabletop.cards import write_cards
 from trainer.tabletop.clip import ClipPair
+from trainer.tabletop.distillation import PERFLOW, RACE, folder_of
 from trainer.tabletop.judge import Judge
 
 if TYPE_CHECKING:
@@ -42,6 +47,9 @@ def export(recipe: Recipe) -> None:
         _pipeline(recipe, recipe.assets / "tabletop")
     if recipe.result("perflow").exists():
         _delta(recipe, recipe.assets / "perflow-tabletop")
+    for stage in RACE:
+        if recipe.result(stage).exists():
+            _lora(recipe, stage, recipe.assets / folder_of(stage))
     _clip(recipe, recipe.assets / "tabletop-clip")
     if recipe.result("multiview").exists():
         _multiview(recipe, recipe.assets / "tabletop-multiview")
@@ -83,6 +91,8 @@ def take_up(recipe: Recipe) -> None:
         judge.load_state_dict(load_file(recipe.assets / "judge" / "judge.safetensors"))
         _write_if_new(recipe, "judge", judge)
     for stage, known in json.loads((folder / FACTS).read_text()).items():
+        if stage in RACE:
+            continue  # a race is run anew, from the same line
         spent = {f"{key}_before": known.pop(key, 0) + known.pop(f"{key}_before", 0) for key in ("minutes", "steps")}
         recipe.remember(stage, **known, **spent)
 
@@ -181,9 +191,15 @@ def _delta(recipe: Recipe, folder: Path) -> None:
     teacher = recipe.teacher()
     student = models.new_unet()
     recipe.read("perflow", student)
-    spec = DeltaSpec(
-        family="tabletop", prediction_type="ddim_eps", num_time_windows=4, guidance_mode="sync",
-        base_sha256=weights_sha256(teacher), license=LICENCE, name="perflow-tabletop",
-    )  # fmt: skip
+    spec = facts_of(PERFLOW, base_sha256=weights_sha256(teacher)).delta
     _emptied(folder)
     DeltaWeights.from_models(student, teacher, spec=spec).write(folder, max_shard_bytes=9_000_000)
+
+
+def _lora(recipe: Recipe, stage: str, folder: Path) -> None:
+    config = RACE[stage]
+    student = recipe.accelerator(stage, config).student
+    steps = recipe.facts()[stage].get("steps", 0)
+    notes = metadata(config, base_sha256=weights_sha256(recipe.teacher()), step=steps)
+    _emptied(folder)
+    save_file(diffusers_layout(student.lora_layers(student.trainable())), folder / LORA_FILE, {"format": "pt", **notes})

@@ -1,100 +1,47 @@
 """Everything the Train tab and the API may call about datasets and runs, built once by `app.py`.
 
-One straight path: what a person typed -> `config_of` (recipe's defaults, ids resolved, every refusal before any work)
--> `preflight` (two real steps) -> `start` (a folder, a row in the queue) -> a process of its own. From then on the
-run's folder is the truth: any number of viewers read `status`, `events`, `reading` and see the same.
+One straight path: what a person typed -> `choices.config_of` (recipe's defaults, ids resolved, refusals before any
+work) -> `preflight` (two real steps) -> `start` (a folder, a row in the queue) -> a process of its own. From then on
+the run's folder is the truth: any number of viewers read `status`, `events`, `reading` and see the same.
 Clients send ids, never paths. This module knows neither gradio nor torch, and does not train: it starts the trainer.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import re
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from studio.catalog import Catalog
 from studio.datasets.manifest import DatasetSummary
 from studio.datasets.store import DatasetStore, StoredDataset
-from studio.engine.hub import Hub, missing_parts
 from studio.errors import Busy, CatalogError, InvalidRequest, NotFound, QueueFull, StorageError, StudioError, TurnedOff
+from studio.runs import finished
 from studio.runs.commands import CommandLine, command_lines
-from studio.runs.config import BaseModel, DatasetRef, TrainingConfig
+from studio.runs.config import TrainingConfig
 from studio.runs.control import RunControl
 from studio.runs.digest import RunDigest, RunFollower
 from studio.runs.events import SampleSaved, TrainingEvent, read_events
-from studio.runs.exports import PREFIX, Export, accelerator_of, model_of, read_export
+from studio.runs.exports import Export, accelerator_of, model_of, read_export
 from studio.runs.folder import RunFolder, RunsFolder
-from studio.runs.jobs import ACTIVE, Job, Jobs, State
+from studio.runs.jobs import ACTIVE, Job, Jobs
 from studio.runs.launch import Launcher, last_lines
 from studio.runs.lease import DeviceFile
 from studio.runs.measuring import measure
 from studio.runs.monitor import NEVER_STARTED, Monitor
 from studio.runs.preflight import PreflightReport
-from studio.runs.recipes import TrainingRecipe, load_recipes
 from studio.settings import Settings
 from studio.storage import storage_error
-from studio.types import ModelSpec
+from studio.training.choices import TrainingChoices
+from studio.training.status import RunStatus
 
 LOG = logging.getLogger(__name__)
 MAX_QUEUED = 16
 MIN_FREE_BYTES = 256 * 1024 * 1024
-TABLETOP = DatasetRef(id="tabletop", kind="tabletop", title="Tabletop scenes")
-_TABLETOP_ID = re.compile(r"tabletop(?::(endless|[1-9][0-9]{0,6}))?")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseStatus:
-    """A model of the catalogue as a base for training; `reason` says why it cannot be one, empty when it can."""
-
-    spec: ModelSpec
-    reason: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunStatus:
-    """How a run stands. `num_ahead` counts the runs before it while it is queued; `reason` and `last_lines` say why it
-    failed or was interrupted; `silent_seconds` is how long a run at work has written nothing.
-
-    `step`, `num_steps`, `eta_seconds`, `loss` and `checkpoint_step` (where a killed run would go on) come from the
-    run's own events; `export` is there once the result is.
-    """
-
-    id: str
-    state: State
-    config: TrainingConfig
-    num_ahead: int | None = None
-    reason: str = ""
-    last_lines: tuple[str, ...] = ()
-    silent_seconds: float = 0.0
-    step: int = 0
-    num_steps: int | None = None
-    eta_seconds: float | None = None
-    loss: float | None = None
-    paused: bool = False
-    checkpoint_step: int | None = None
-    export: Export | None = None
-
-    @property
-    def is_at_work(self) -> bool:
-        """Whether a process of it runs."""
-        return self.state in ACTIVE
-
-    @property
-    def can_resume(self) -> bool:
-        """Whether `resume` takes it up again as it is."""
-        return self.state in ("stopped", "failed", "interrupted")
-
-    @property
-    def catalog_id(self) -> str:
-        """The id under which every tab lists its result."""
-        return f"{PREFIX}{self.id}"
 
 
 class TrainingServices:
@@ -110,10 +57,9 @@ class TrainingServices:
     ) -> None:  # fmt: skip
         self.settings, self.catalog = settings, catalog
         self._launcher, self._make_room = launcher or Launcher(), make_room
-        self._hub = Hub(settings.hub_cache, settings.offline)
-        self._recipes = load_recipes(settings.presets_dir)
         self._runs = RunsFolder(settings.runs_dir)
         self._store = DatasetStore(settings.datasets_dir)
+        self.choices = TrainingChoices(settings, catalog, self._store)
         self._jobs = Jobs(_made(settings.data_dir) / "jobs.sqlite3")
         self._control = RunControl(self._runs, self._jobs)
         self._device = DeviceFile(settings.data_dir / "device.lock")
@@ -140,65 +86,6 @@ class TrainingServices:
     def is_on(self) -> bool:
         """Whether people may train and import here."""
         return self.settings.training
-
-    # --- what there is to choose from ---
-
-    def bases(self) -> tuple[BaseStatus, ...]:
-        """Every model of the catalogue, and why it cannot be trained where it cannot."""
-        return tuple(BaseStatus(spec=spec, reason=self._why_not(spec)) for spec in self.catalog.models)
-
-    def recipes(self) -> tuple[TrainingRecipe, ...]:
-        """Where to begin, by goal and machine (`presets/training/*.toml`)."""
-        return self._recipes
-
-    def base_of(self, model_id: str) -> BaseModel:
-        """A model of the catalogue as the trainer needs it. Raises `InvalidRequest` saying why it cannot be one."""
-        bases = {each.spec.id: each for each in self.bases()}
-        chosen = bases.get(_text("base", model_id))
-        if chosen is None or chosen.reason:
-            fitting = ", ".join(id for id, each in bases.items() if not each.reason)
-            why = f" ({chosen.reason})" if chosen else ""
-            raise InvalidRequest("base", f"a model that can be trained here: {fitting}{why}", model_id)
-        spec = chosen.spec
-        return BaseModel(
-            id=spec.id, family=spec.family, source=str(self._folder(spec)), kind=spec.kind, variant=spec.variant,
-            revision=spec.revision, prediction_type=spec.prediction_type, license=spec.license,
-        )  # fmt: skip
-
-    def dataset_of(self, dataset_id: str) -> DatasetRef:
-        """A stored dataset as the trainer needs it, or the built-in scenes: "tabletop" (a pool of them, rendered once),
-        "tabletop:500" (a pool of 500), "tabletop:endless" (never the same twice). Raises `InvalidRequest`."""
-        if found := _TABLETOP_ID.fullmatch(_text("dataset", dataset_id)):
-            how = found[1] or ""
-            return replace(TABLETOP, id=dataset_id, source=f"pool:{how}" if how.isdigit() else how)
-        try:
-            found = self._store.get(dataset_id)
-        except NotFound as error:
-            known = [TABLETOP.id, *(each.id for each in self._store.all())]
-            raise InvalidRequest("dataset", f"one of {', '.join(known[:20])}", dataset_id) from error
-        return DatasetRef(
-            id=found.id, kind="stored", source=str(found.path), fingerprint=found.fingerprint,
-            title=found.manifest.title,
-        )  # fmt: skip
-
-    def config_of(self, values: Mapping[str, Any]) -> TrainingConfig:
-        """The configuration of what a person typed: fields of `TrainingConfig`, with `base` and `dataset` as ids and
-        optionally `recipe`, whose values stand where nothing was given. Raises `InvalidRequest` naming the field."""
-        given = {key: value for key, value in values.items() if value is not None}
-        recipe = self._recipe(given.pop("recipe", None))
-        base = self.base_of(given.pop("base", recipe.model if recipe else self.catalog.models[0].id))
-        dataset = self.dataset_of(given.pop("dataset", (recipe and recipe.dataset) or TABLETOP.id))
-        defaults: dict[str, Any] = {
-            "name": recipe.title if recipe else f"{given.get('method', 'perflow')} on {base.id}",
-            "resolution": self.catalog.model(base.id).native_width,
-            "license": base.license,
-        }
-        if base.prediction_type == "v_prediction":
-            defaults["prediction_type"] = "v_prediction"
-        return TrainingConfig.from_json({
-            **defaults, **(recipe.config if recipe else {}), **given,
-            "base": dataclasses.asdict(base), "dataset": dataclasses.asdict(dataset),
-        })  # fmt: skip
 
     def command_line(self, config: TrainingConfig, num_processes: int = 1, nodes: int = 1) -> tuple[CommandLine, ...]:
         """The lines that train this elsewhere: torchrun, accelerate, Hugging Face Jobs. Raises `InvalidRequest`."""
@@ -293,6 +180,24 @@ class TrainingServices:
             raise NotFound(f"{run_id} has no result yet.")
         return run.export_dir
 
+    def publish(self, run_id: str, repo: str, token: str) -> str:
+        """Put a run's result on the Hugging Face Hub, private if the repository is new; the address.
+
+        The token is used for this alone. Raises `NotFound`, `InvalidRequest`, `NotDone`, `TurnedOff`.
+        """
+        self._check_on()
+        self.export_dir(run_id)
+        return finished.publish(self._runs.run(run_id), repo, token, self._launcher)
+
+    def lora(self, run_id: str, rank: int) -> str:
+        """LoRA files beside a run's delta weights, in its result's folder; what they lose, in words.
+
+        Raises `NotFound`, `InvalidRequest`, `NotDone`, `TurnedOff`.
+        """
+        self._check_on()
+        self.export_dir(run_id)
+        return finished.lora(self._runs.run(run_id), rank, self._launcher)
+
     # --- asking something of a run ---
 
     def ask(self, run_id: str, request: str) -> RunStatus:
@@ -317,15 +222,9 @@ class TrainingServices:
         return self.status(run_id)
 
     def duplicate(self, run_id: str, changes: Mapping[str, Any] | None = None) -> TrainingConfig:
-        """A run's configuration with changes (fields, `base` and `dataset` as ids), to look at and then `start`; the
-        new run's folder gets a name of its own. Raises `InvalidRequest`, `NotFound`."""
-        given = dict(changes or {})
-        values = self._runs.run(run_id).config().to_json() | given
-        if "base" in given:
-            values["base"] = dataclasses.asdict(self.base_of(given["base"]))
-        if "dataset" in given:
-            values["dataset"] = dataclasses.asdict(self.dataset_of(given["dataset"]))
-        return TrainingConfig.from_json(values)
+        """A run's configuration with changes, to look at and then `start`; the new run's folder gets a name of its own.
+        Raises `InvalidRequest`, `NotFound`."""
+        return self.choices.changed(self._runs.run(run_id).config(), changes or {})
 
     def delete(self, run_id: str) -> None:
         """Remove a run and all of it, its result too. Raises `Busy` while it is at work, `NotFound`."""
@@ -390,37 +289,12 @@ class TrainingServices:
 
     def _check_config(self, config: TrainingConfig) -> None:
         """What may have gone since the configuration was made, and what no run can begin with."""
-        self.base_of(config.base.id)
-        self.dataset_of(config.dataset.id)
+        self.choices.base_of(config.base.id)
+        self.choices.dataset_of(config.dataset.id)
         free = shutil.disk_usage(self.settings.data_dir).free
         if free < MIN_FREE_BYTES:
             raise StorageError(f"{free // 2**20} MB are free in {self.settings.data_dir}, too little for any run: "
                                "delete runs or pictures first.")  # fmt: skip
-
-    def _why_not(self, spec: ModelSpec) -> str:
-        if self.catalog.is_merged(spec):
-            return "an accelerator is part of its weights already; train on its plain base"
-        if self._folder(spec) is None:
-            return f"it is not on disk; draw one picture with it, or run `hf download {spec.source}`"
-        return ""
-
-    def _folder(self, spec: ModelSpec) -> Path | None:
-        """Where a base lies, complete, or `None`."""
-        if spec.kind == "hub":
-            index = self._hub.cached(spec.source, "model_index.json", spec.revision)
-            return index.parent if index and not missing_parts(index.parent, spec.variant) else None
-        for path in (self.settings.assets_dir / spec.source, Path(spec.source).expanduser()):
-            if path.exists():
-                return path.resolve()
-        return None
-
-    def _recipe(self, id: object) -> TrainingRecipe | None:
-        if id is None:
-            return None
-        for recipe in self._recipes:
-            if recipe.id == id:
-                return recipe
-        raise InvalidRequest("recipe", f"one of {', '.join(each.id for each in self._recipes)}", id)
 
     def _job(self, run: RunFolder) -> Job:
         return self._jobs.get(run.id) or Job(run_id=run.id, state="stopped", reason=NEVER_STARTED)
@@ -458,9 +332,3 @@ def _made(folder: Path) -> Path:
     except OSError as error:
         raise storage_error(folder, error) from error
     return folder
-
-
-def _text(field: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise InvalidRequest(field, "an id", value)
-    return value
