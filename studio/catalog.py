@@ -1,6 +1,7 @@
 """What can be chosen: base models, accelerators, controls and request presets, from the TOML files of `presets/`.
 
     models.toml, accelerators.toml, controls.toml    one table per entry: its name is the id, its keys the spec's fields
+    multiview.toml                                   the same, for networks that draw several views of one object
     generation/<id>.toml                             title, description and a `[request]` table of request defaults
 
 Strict on purpose: an unknown key, a missing one, a wrong type or a reference to nothing is a `CatalogError` that names
@@ -18,14 +19,14 @@ from types import MappingProxyType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from studio.errors import CatalogError, InvalidRequest, StudioError
-from studio.types import AcceleratorSpec, ControlSpec, DeltaSpec, GenerationRequest, ModelSpec
+from studio.types import AcceleratorSpec, ControlSpec, DeltaSpec, GenerationRequest, ModelSpec, MultiviewSpec
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-Spec = TypeVar("Spec", ModelSpec, AcceleratorSpec, ControlSpec)
+Spec = TypeVar("Spec", ModelSpec, AcceleratorSpec, ControlSpec, MultiviewSpec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,10 @@ class Catalog:
         accelerators: tuple[AcceleratorSpec, ...],
         controls: tuple[ControlSpec, ...] = (),
         presets: tuple[GenerationPreset, ...] = (),
+        multiview: tuple[MultiviewSpec, ...] = (),
     ) -> None:
         self.presets = presets
+        self.multiview = multiview
         self._of_files = self._shown = _Entries(models=models, accelerators=accelerators, controls=controls)
         self.revision = 0
 
@@ -102,18 +105,20 @@ class Catalog:
         models: dict[str, ModelSpec] = {}
         accelerators: dict[str, AcceleratorSpec] = {}
         controls: dict[str, ControlSpec] = {}
+        multiview: dict[str, MultiviewSpec] = {}
         presets: dict[str, GenerationPreset] = {}
         for each in folders:
             models.update(_read_specs(each / "models.toml", ModelSpec))
             accelerators.update(_read_specs(each / "accelerators.toml", AcceleratorSpec))
             controls.update(_read_specs(each / "controls.toml", ControlSpec))
+            multiview.update(_read_specs(each / "multiview.toml", MultiviewSpec))
             for path in sorted((each / "generation").glob("*.toml")):
                 presets[path.stem] = _read_preset(path)
         if not models:
             raise CatalogError(f"{folders[0]}: expected a models.toml with at least one model, found none.")
         catalog = cls(
             models=tuple(models.values()), accelerators=tuple(accelerators.values()),
-            controls=tuple(controls.values()), presets=tuple(presets.values()),
+            controls=tuple(controls.values()), presets=tuple(presets.values()), multiview=tuple(multiview.values()),
         )  # fmt: skip
         catalog._check_references()
         return catalog
@@ -134,6 +139,10 @@ class Catalog:
         """What fits a model: everything made for its family."""
         spec = self.model(model) if isinstance(model, str) else model
         return tuple(each for each in self.controls if each.family == spec.family)
+
+    def multiview_model(self, id: str) -> MultiviewSpec:
+        """The multiview network of that id. Raises `InvalidRequest` naming the choices."""
+        return _choose("model", id, self.multiview)
 
     def is_merged(self, model: ModelSpec) -> bool:
         """Whether a PeRFlow ΔW is already part of the model's published weights."""
@@ -163,11 +172,12 @@ class Catalog:
                     raise CatalogError(
                         f"accelerators.toml, {accelerator.id}, {key}: expected an id of models.toml, got {id!r}."
                     )
-        for model in self.models:
+        entries = [("models", each) for each in self.models] + [("multiview", each) for each in self.multiview]
+        for file, model in entries:
             choices = [each.id for each in self.accelerators_for(model)]
             if model.default_accelerator not in choices:
                 raise CatalogError(
-                    f"models.toml, {model.id}, default_accelerator: expected one that fits the model "
+                    f"{file}.toml, {model.id}, default_accelerator: expected one that fits the model "
                     f"({', '.join(choices) or 'none is listed'}), got {model.default_accelerator!r}."
                 )
 

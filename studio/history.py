@@ -184,6 +184,15 @@ class History:
             raise storage_error(self._served_dir, error) from error
         return target
 
+    def export_file(self, name: str, content: bytes) -> Path:
+        """Something made of saved pictures, under this name in the served folder. Raises `StorageError`."""
+        try:
+            target = self._new_export_folder() / name
+            target.write_bytes(content)
+        except OSError as error:
+            raise storage_error(self._served_dir, error) from error
+        return target
+
     def zip(self, ids: Sequence[str]) -> Path:
         """The originals of these pictures in one archive in the served folder. Raises `NotFound`."""
         if not 1 <= len(ids) <= MAX_ZIP_IMAGES:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from studio.engine.fitting import fit
 from studio.errors import InvalidRequest, StorageError, StudioError
 from studio.gpu import DeviceLease, on_space_gpu
 from studio.history import History
+from studio.multiviews import TAB as MULTIVIEW_TAB
+from studio.multiviews import Multiviews
 from studio.settings import Settings
 from studio.sharing import Sharing
 from studio.training import TrainingServices
@@ -39,6 +42,7 @@ from studio.types import (
     GenerationResult,
     Guidance,
     ModelSpec,
+    MultiviewEngine,
     StepPlan,
 )
 
@@ -66,7 +70,7 @@ class Services:
 
     def __init__(
         self, settings: Settings, catalog: Catalog, engine: Engine, history: History, lease: DeviceLease,
-        training: TrainingServices | None = None,
+        training: TrainingServices | None = None, views: MultiviewEngine | None = None,
     ) -> None:  # fmt: skip
         self.settings = settings
         self.catalog = catalog
@@ -77,9 +81,16 @@ class Services:
         self._lease = lease
         self._sharing = Sharing(engine, lambda: training.at_work if training else None)
         self._stopping = threading.Event()
+        self.multiview = None if views is None else self._multiviews(views)
         self._draw = on_space_gpu(engine.generate) if settings.on_space else engine.generate
         if settings.model is not None:
             catalog.model(settings.model)
+
+    def _multiviews(self, views: MultiviewEngine) -> Multiviews:
+        sharing = Sharing(views, lambda: self.training.at_work if self.training else None)
+        in_turn = partial(self._in_turn, sharing=sharing, tab=MULTIVIEW_TAB)
+        draw = on_space_gpu(views.generate) if self.settings.on_space else views.generate
+        return Multiviews(self.catalog, views, draw, self.history, in_turn, self._engine.make_room)
 
     def models(self) -> tuple[ModelStatus, ...]:
         """Every model of the catalogue, in its order."""
@@ -167,17 +178,24 @@ class Services:
         self._check_size(spec, request)
         self._check_conditions(spec, request)
         self._engine.plan(request)
+        draw = partial(self._draw, request, previews=previews)
+        yield from self._in_turn(request, draw, sharing=self._sharing, tab=tab)
+
+    def _in_turn(
+        self, request: GenerationRequest, draw: Callable[[], Iterator[GenerationEvent]], *, sharing: Sharing, tab: str
+    ) -> Iterator[GenerationEvent]:
+        """Wait for the line and for room on the device, draw, and save what was drawn."""
         result: GenerationResult | None = None
         with self._lease.enter("generation") as ticket:
             for waiting in ticket.wait():
                 self._go_on()
                 yield waiting
             with ExitStack() as held:
-                for waiting in self._sharing.enter(request, held):
+                for waiting in sharing.enter(request, held):
                     self._go_on()
                     yield waiting
                 self._go_on()
-                events = held.enter_context(closing(self._draw(request, previews=previews)))  # pyright: ignore[reportArgumentType]
+                events = held.enter_context(closing(draw()))  # pyright: ignore[reportArgumentType]
                 for event in events:
                     self._go_on()
                     if isinstance(event, GenerationResult):

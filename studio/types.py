@@ -89,6 +89,17 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MultiviewSpec(ModelSpec):
+    """A multiview network of the catalogue; its native size is one view's.
+
+    `vae` and `image_encoder` name folders as `source` does, for a network that ships without its own.
+    """
+
+    vae: str | None = None
+    image_encoder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class AcceleratorSpec:
     """A way to draw in few steps: a delta, a LoRA, or a plain solver. Recommended values carry a short reason.
 
@@ -362,6 +373,32 @@ class MemoryRoom:
     device: str
     free_bytes: int
     needed_bytes: int
+
+
+class MultiviewEngine(Protocol):
+    """Draws the views of one object; `Engine`'s rules hold."""
+
+    def generate(
+        self, request: GenerationRequest, picture: Image.Image, *, previews: bool = True
+    ) -> Iterator[GenerationEvent]:
+        """As `Engine.generate`, from a square picture of the object on white: each image is a sheet of all views."""
+        ...
+
+    def plan(self, request: GenerationRequest) -> StepPlan:
+        """The effective grid of a request, without loading anything. Raises `InvalidRequest`."""
+        ...
+
+    def is_on_disk(self, id: str) -> bool:
+        """Whether a network's or accelerator's weights can be used without a download."""
+        ...
+
+    def room(self, request: GenerationRequest) -> MemoryRoom:
+        """The memory that drawing this would need, beside what is free."""
+        ...
+
+    def make_room(self) -> None:
+        """Give the device's memory back for someone else's work."""
+        ...
 
 
 class Engine(Protocol):

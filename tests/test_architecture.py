@@ -34,6 +34,7 @@ SERVED = HISTORY | {
     "studio.datasets",
     "studio.engine",
     "studio.settings",
+    "studio.multiview",
 }
 
 # Which rooms of the project a room may import, besides itself. The longest prefix that fits a module is its room.
@@ -55,15 +56,27 @@ MAY_IMPORT = {
     "studio.runs": VALUES | {"studio.storage", "studio.database"},
     "studio.datasets": VALUES | {"studio.storage"},
     "studio.perflow": VALUES,
-    "studio.engine": VALUES | {"studio.perflow", "studio.catalog"},
+    "studio.networks": LEAVES,
+    "studio.multiview": VALUES,
+    "studio.engine": VALUES | {"studio.perflow", "studio.catalog", "studio.networks", "studio.multiview"},
     "studio.training": SERVED | {"studio.datasets"},
     "studio.sharing": VALUES | {"studio.runs"},
-    "studio.services": SERVED | {"studio.training", "studio.sharing"},
+    "studio.multiviews": SERVED,
+    "studio.services": SERVED | {"studio.training", "studio.sharing", "studio.multiviews"},
     "studio.ui": HISTORY
-    | {"studio.services", "studio.training", "studio.datasets", "studio.catalog", "studio.runs", "studio.settings"}
-    | {"studio.guard"},
+    | {
+        "studio.services",
+        "studio.multiviews",
+        "studio.training",
+        "studio.datasets",
+        "studio.catalog",
+        "studio.runs",
+        "studio.settings",
+    }
+    | {"studio.guard", "studio.multiview"},
     "studio": set(),
-    "trainer": VALUES | {"studio.perflow", "studio.runs", "studio.datasets", "studio.storage"},
+    "trainer": VALUES
+    | {"studio.perflow", "studio.networks", "studio.multiview", "studio.runs", "studio.datasets", "studio.storage"},
     "app": {"studio"},
 }
 
@@ -73,6 +86,7 @@ MUST_NOT_IMPORT = {
     "studio.ui": HEAVY,
     "studio.perflow": {"gradio"},
     "studio.engine": {"gradio"},
+    "studio.networks": {"gradio"},
     "studio": HEAVY | {"gradio"},
     "trainer": {"gradio"},
     "app": HEAVY,
@@ -226,6 +240,8 @@ PLANTED = [
     ("studio.engine.diffusion", "import gradio"),
     ("studio.engine.diffusion", "from studio.services import Services"),
     ("studio.engine.diffusion", "from studio.ui import form"),
+    ("studio.multiview.hull", "import torch"),
+    ("studio.multiview.hull", "from studio.networks import wonder3d"),
     ("studio.ui.form", "import torch"),
     ("studio.ui.form", "def f():\n    import torch.nn"),
     ("studio.ui.form", "if TYPE_CHECKING:\n    from diffusers import DDIMScheduler"),

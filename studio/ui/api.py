@@ -1,5 +1,5 @@
 """The typed endpoints for programs: /text_to_image, /models, /history and /picture; those that draw after pictures are
-in api_control.py, training's in api_training.py.
+in api_control.py, views' in api_multiview.py, training's in api_training.py.
 
 They take the page's path through `Services`, so they refuse in the page's words. A `StudioError` reaches the client as
 it is; anything else is logged whole and told as "something broke", never by its text. Endpoints that work for a while
@@ -24,6 +24,7 @@ from studio.history import HistoryEntry
 from studio.services import RANDOM_SEED, Services
 from studio.types import GenerationEvent, GenerationRequest, GenerationResult, Loading, StepDone, Waiting
 from studio.ui.api_control import control_endpoints
+from studio.ui.api_multiview import multiview_endpoints
 from studio.ui.api_training import training_endpoints
 
 LOG = logging.getLogger(__name__)
@@ -93,8 +94,8 @@ def register(services: Services) -> None:
         """The original PNG of a saved picture, by its id from /history or /text_to_image."""
         return _file(services.history.export(id))
 
-    drawing, at_once = control_endpoints(services, drawn)
-    for function in (text_to_image, *drawing):
+    following, at_once = control_endpoints(services, drawn)
+    for function in (text_to_image, *following, *multiview_endpoints(services)):
         stepwise = _in_sentences(_yielding(function, tuple[Files, Json]))
         gr.api(stepwise, api_name=function.__name__, concurrency_limit=None)
     for function in (models, history, picture, *at_once, *training_endpoints(services)):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from studio.types import GenerationRequest
-from studio.ui import api, control, gallery, text_to_image, theme, train
+from studio.errors import NotFound
+from studio.ui import api, control, gallery, multiview, text_to_image, theme, train
 from studio.ui.destinations import Destination, connect, either
 from studio.ui.plain_html import plain_html
 from studio.ui.schedule_field import shades_css
@@ -37,6 +37,7 @@ def build(services: Services) -> gr.Blocks:
                 drawn, plain = text_to_image.build_text_to_image(services)
             with gr.Tab(control.TITLE, id=control.TAB_ID) as control_tab:
                 followed, following, places = control.build_control(services, control_tab)
+            of_views = _build_views(services)
             settings = either(plain, following)
             with gr.Tab(train.TITLE, id=train.TAB_ID) as train_tab:
                 train.build_train(services, train_tab, tabs, settings)
@@ -45,13 +46,25 @@ def build(services: Services) -> gr.Blocks:
         gallery.connect_gallery(shelf, gallery_tab, services, settings, tabs)
 
         def reuse(history_id: str) -> dict[Any, Any]:
-            request: GenerationRequest = services.history.get(history_id).request
-            return {**settings.take(request), tabs: gr.Tabs(selected=settings.tab_for(request))}
+            entry = services.history.get(history_id)
+            if entry.tab == multiview.TAB_ID:
+                raise NotFound(
+                    "These are views of an object: give its picture to the Multiview tab to draw them again."
+                )
+            return {**settings.take(entry.request), tabs: gr.Tabs(selected=settings.tab_for(entry.request))}
 
         again = Destination(title="Use these settings", tab_id=settings.tab_id, outputs=settings.outputs, receive=reuse)
-        connect([drawn, followed, kept], [again, *places], tabs)
+        connect([drawn, followed, kept], [again, *places, *of_views], tabs)
         api.register(services)
     return page
+
+
+def _build_views(services: Services) -> list[Destination]:
+    """The Multiview tab, where a network can draw; it takes pictures from every other tab."""
+    if services.multiview is None or not services.multiview.models():
+        return []
+    with gr.Tab(multiview.TITLE, id=multiview.TAB_ID):
+        return [multiview.build_multiview(services, services.multiview)]
 
 
 def launch_options() -> dict[str, Any]:

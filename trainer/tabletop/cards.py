@@ -58,6 +58,13 @@ diffusers' `ControlNetModel` loads them. `example.png` is the map of a scene tha
 layout of the published IP-Adapters (arXiv 2308.06721). Trained on the unaccelerated base.""",
         ("ip-adapter",),
     ),
+    "tabletop-multiview": (
+        "Tabletop's views",
+        """Wonder3D's network (arXiv 2310.15008) in miniature: from a picture of one thing of the tabletop world it
+draws six orthographic views with normal maps. Grown from the unaccelerated Tabletop UNet, so the family's delta weights
+add to it by name; it uses the autoencoder of `tabletop` and the image encoder of `tabletop-clip`.""",
+        ("multiview",),
+    ),
     "judge": (
         "The judge",
         """A classifier, trained apart from all generators on scenes none of them saw, that says which (shape, colour)

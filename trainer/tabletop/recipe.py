@@ -26,7 +26,7 @@ from studio.perflow.schedule import NoiseSchedule
 from studio.runs.config import TrainingConfig
 from trainer.loop import Progress, Schedule, train
 from trainer.networks import Networks
-from trainer.tabletop import data, models
+from trainer.tabletop import data, models, multiview
 from trainer.tabletop.autoencoder import AutoencoderTask, encode_all, psnr, standardise, to_pixels
 from trainer.tabletop.captions import caption
 from trainer.tabletop.clip import ClipPair, ClipTask, hard_choice_accuracy, mirrored, tokenize
@@ -40,7 +40,8 @@ from trainer.tabletop.shipping import export, pipeline, take_up
 log = logging.getLogger(__name__)
 
 STAGES = (
-    "scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", *RACE, "decoder", *FOLLOWING, "export",
+    "scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", *RACE, "decoder", *FOLLOWING, "multiview",
+    "export",
 )  # fmt: skip
 NUM_JUDGE_SCENES = 6000
 NUM_TEST_SCENES = 1000
@@ -88,6 +89,7 @@ class Recipe:
             "maps": (lambda _: render_maps(self), 0, "renders 4,000 scenes again for depth and joints; 64 kB a scene"),
             **{name: (self._control(name), 30, "a slim ControlNet beside the frozen base") for name in CONTROLS},
             IP_ADAPTER: (self._ip_adapter, 30, "0.4 M parameters beside the frozen base"),
+            "multiview": (self._multiview, 60, multiview.COST),
             "export": (self._export, 0, "writes fp16 folders below 10 MB a file"),
             "take-up": (self._take_up, 0, "reads what ships back, to train on from it on a new machine"),
         }
@@ -193,6 +195,13 @@ class Recipe:
 
     def _ip_adapter(self, minutes: float) -> None:
         self._train(IP_ADAPTER, *ip_adapter_work(self, minutes))
+
+    def _multiview(self, minutes: float) -> None:
+        task = multiview.task_of(self)
+        self._compile(task.module)
+        schedule = Schedule(minutes=minutes, learning_rate=4e-4, warmup_steps=100, seed=self.seed)
+        self._train("multiview", task, schedule, task.module)
+        self.remember("multiview", num_objects=multiview.NUM_OBJECTS, test_loss=multiview.held_out_loss(self))
 
     def _export(self, _: float) -> None:
         export(self)

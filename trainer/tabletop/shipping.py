@@ -5,6 +5,7 @@ assets/tabletop-clip/     the image encoder of the same CLIP pair, and the text 
 assets/perflow-tabletop/  delta weights with their DeltaSpec
 assets/tabletop-controls/ one ControlNet a folder (canny, depth, pose, tile), each with a map to try it on
 assets/tabletop-ip-adapter/ an IP-Adapter in its published file layout; its encoder is tabletop-clip's
+assets/tabletop-multiview/  the network of six views; its VAE and image encoder are those above
 assets/<racer>-tabletop/  the LoRAs of the fair race: LCM, Rectified Diffusion, PCM, PeRFlow
 assets/judge/             the classifier that benchmarks ask
 """
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
+from studio.networks.wonder3d import grown_from, read_wonder3d
 from studio.perflow.delta import DeltaWeights, weights_sha256
 from studio.perflow.merge import KeptBase
 from studio.runs.exports import LORA_FILE
@@ -60,6 +62,8 @@ def export(recipe: Recipe) -> None:
     _clip(recipe, recipe.assets / "tabletop-clip")
     _controls(recipe, recipe.assets / "tabletop-controls")
     _ip_adapter(recipe, recipe.assets / "tabletop-ip-adapter")
+    if recipe.result("multiview").exists():
+        _multiview(recipe, recipe.assets / "tabletop-multiview")
     if recipe.result("judge").exists():
         folder = _emptied(recipe.assets / "judge")
         judge = recipe.read("judge", Judge())
@@ -95,6 +99,11 @@ def take_up(recipe: Recipe) -> None:
         adapter = IPAdapter(models.new_unet())
         adapter.load_file(load_file(shelf))
         _write_if_new(recipe, IP_ADAPTER, adapter)
+    if (recipe.assets / "tabletop-multiview").is_dir():
+        folder_of_views = recipe.assets / "tabletop-multiview" / "unet"
+        shards = sorted(folder_of_views.glob("*.safetensors"))
+        tensors = {name: value.float() for shard in shards for name, value in load_file(shard).items()}
+        _write_if_new(recipe, "multiview", read_wonder3d(folder_of_views, tensors))
     if (recipe.assets / "judge").is_dir():
         judge = Judge()
         judge.load_state_dict(load_file(recipe.assets / "judge" / "judge.safetensors"))
@@ -209,6 +218,14 @@ def _ip_adapter(recipe: Recipe, folder: Path) -> None:
         _emptied(folder)
         adapter = recipe.read(IP_ADAPTER, IPAdapter(models.new_unet()))
         save_file(adapter.file(), folder / IP_ADAPTER_FILE)
+
+
+def _multiview(recipe: Recipe, folder: Path) -> None:
+    unet = grown_from(recipe.teacher())
+    recipe.read("multiview", unet)
+    _emptied(folder)
+    unet.half().save_pretrained(folder / "unet", max_shard_size=SHARD)
+    models.new_scheduler().save_pretrained(folder / "scheduler")
 
 
 def _delta(recipe: Recipe, folder: Path) -> None:
