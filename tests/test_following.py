@@ -110,8 +110,11 @@ def test_depth_without_its_weights_names_the_command(services: Services) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("annotator", ["lineart", "shuffle"])
 def test_lines_and_shuffle_come_the_same_every_time(services: Services, annotator: str) -> None:
-    kept = services.keep(photo(96, 80))
-    assert services.annotate(kept, annotator) == services.annotate(kept, annotator) != kept
+    for size in ((96, 80), (40, 24)):
+        kept = services.keep(photo(*size))
+        made = services.annotate(kept, annotator)
+        assert made == services.annotate(kept, annotator) != kept
+        assert services.picture(made).size == size
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

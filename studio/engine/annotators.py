@@ -66,7 +66,7 @@ def _tile(image: Image.Image) -> Image.Image:
 def _lineart(image: Image.Image) -> Image.Image:
     from controlnet_aux import LineartStandardDetector
 
-    return _sized(LineartStandardDetector(), image)
+    return LineartStandardDetector()(image, detect_resolution=_side(image)).convert("RGB")
 
 
 def _shuffle(image: Image.Image) -> Image.Image:
@@ -76,16 +76,17 @@ def _shuffle(image: Image.Image) -> Image.Image:
     try:
         random.seed(0)
         np.random.seed(0)
-        return _sized(ContentShuffleDetector(), image)
+        side = _side(image)
+        made = ContentShuffleDetector()(image, detect_resolution=side, image_resolution=side)
+        return made.convert("RGB").resize(image.size)
     finally:
         random.setstate(state[0])
         np.random.set_state(state[1])
 
 
-def _sized(detector: Any, image: Image.Image) -> Image.Image:
-    """What a detector makes of a picture, at the picture's size; detectors work at multiples of 64."""
-    side = min(image.size)
-    return detector(image, detect_resolution=side, image_resolution=side).convert("RGB").resize(image.size)
+def _side(image: Image.Image) -> int:
+    """The resolution to ask of a detector: the picture's shorter side, but a tile of 64 at least."""
+    return max(64, min(image.size))
 
 
 def _read_depth(cache: Path | None, *, offline: bool | None) -> Any:

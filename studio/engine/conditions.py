@@ -98,7 +98,7 @@ def with_components(cls: Any, pipe: Any, **more: Any) -> Any:
 def _control(attached: Attached) -> nn.Module | None:
     if len(attached.controlnets) < 2:
         return attached.controlnets[0] if attached.controlnets else None
-    return MultiControlNetModel(attached.controlnets)
+    return MultiControlNetModel(list(attached.controlnets))
 
 
 def _control_arguments(request: GenerationRequest, open_picture: OpenPicture, num_steps: int) -> dict[str, Any]:

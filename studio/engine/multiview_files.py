@@ -88,7 +88,7 @@ def read_networks(spec: MultiviewSpec, folders: dict[str, Path]) -> Networks:
     tensors: dict[str, torch.Tensor] = {}
     for name in _weights(folders["unet"]):
         tensors |= read_tensors(folders["unet"] / name)
-    unet = read_wonder3d(folders["unet"], tensors)
+    unet: Any = read_wonder3d(folders["unet"], tensors)
     try:
         vae = AutoencoderKL.from_pretrained(
             folders["vae"], use_safetensors=True, local_files_only=True, dtype=torch.float32
@@ -109,7 +109,8 @@ def read_networks(spec: MultiviewSpec, folders: dict[str, Path]) -> Networks:
 
 def _noise_schedule(path: Path) -> Any:
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else STABLE_DIFFUSION_SCHEDULE
-    return DDIMScheduler.from_config({key: value for key, value in config.items() if not key.startswith("_")}).config
+    scheduler: Any = DDIMScheduler.from_config({key: value for key, value in config.items() if not key.startswith("_")})
+    return scheduler.config
 
 
 def _choose(names: list[str]) -> list[str]:

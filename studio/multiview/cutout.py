@@ -94,7 +94,7 @@ def _plain(rgb: np.ndarray) -> tuple[np.ndarray, float]:
     border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
     usual = np.median(border, axis=0)
     alike = np.abs(rgb - usual).max(axis=-1) < PLAIN_TOLERANCE
-    regions, _ = ndimage.label(alike)
+    regions, _ = ndimage.label(alike)  # pyright: ignore[reportGeneralTypeIssues]
     edge = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
     outside = np.isin(regions, edge[edge > 0])
     share = float((np.abs(border - usual).max(axis=-1) < PLAIN_TOLERANCE).mean())
@@ -115,11 +115,12 @@ def _grabcut(rgb: np.ndarray) -> np.ndarray:
     edge_y, edge_x = max(1, height // 25), max(1, width // 25)
     marks[edge_y:-edge_y, edge_x:-edge_x] = cv2.GC_PR_BGD
     marks[height // 6 : -(height // 6), width // 6 : -(width // 6)] = cv2.GC_PR_FGD
-    levels = (rgb[..., ::-1] * 255).round().astype(np.uint8)
+    levels = np.ascontiguousarray((rgb[..., ::-1] * 255).round().astype(np.uint8))
     models = np.zeros((1, 65)), np.zeros((1, 65))
     try:
         cv2.setRNGSeed(0)
-        cv2.grabCut(np.ascontiguousarray(levels), marks, None, *models, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
+        whole = (0, 0, width, height)  # asked for, and not used where marks are given
+        cv2.grabCut(levels, marks, whole, *models, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
     except cv2.error as error:
         raise _nothing_found() from error
     return np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
@@ -127,7 +128,7 @@ def _grabcut(rgb: np.ndarray) -> np.ndarray:
 
 def _without_specks(mask: np.ndarray) -> np.ndarray:
     """The largest piece, and others of at least a twentieth of it."""
-    regions, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    regions, count = ndimage.label(mask, structure=np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
     if count == 0:
         return mask
     areas = np.bincount(regions.ravel())

@@ -49,7 +49,8 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
     if not mask.any():
         return np.full(mask.shape, -1.0)
     solid = np.pad(mask, 1)
-    pixels = ndimage.distance_transform_edt(solid) - ndimage.distance_transform_edt(~solid)
+    inside, outside = (np.asarray(ndimage.distance_transform_edt(each)) for each in (solid, ~solid))
+    pixels = inside - outside
     return ((pixels - np.sign(pixels) / 2) * 2 / len(mask))[1:-1, 1:-1]
 
 
@@ -58,7 +59,7 @@ def cleaned(masks: np.ndarray) -> np.ndarray:
     found = []
     for mask in masks:
         smooth = ndimage.median_filter(mask.astype(np.uint8), size=3) > 0
-        regions, _ = ndimage.label(smooth)
+        regions, _ = ndimage.label(smooth)  # pyright: ignore[reportGeneralTypeIssues]
         areas = np.bincount(regions.ravel())
         areas[0] = 0
         found.append((areas >= max(areas.max() / 20, 4))[regions] if areas.any() else smooth)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import cg
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from studio.multiview.mesh import Mesh
 from studio.multiview.views import VIEWS, View, ViewSet
@@ -91,7 +91,7 @@ def painted(mesh: Mesh, views: ViewSet) -> Mesh:
     known = weights > 1e-3
     colours[known] = total[known] / weights[known, None]
     if known.any() and not known.all():
-        _, nearest = cKDTree(mesh.vertices[known]).query(mesh.vertices[~known])
+        _, nearest = KDTree(mesh.vertices[known]).query(mesh.vertices[~known])
         colours[~known] = colours[known][nearest]
     return replace(mesh, colours=colours.clip(0, 1))
 

@@ -61,19 +61,20 @@ class MultiviewBlock(BasicTransformerBlock):
         x = x + self.attn1(together).reshape(x.shape)
         both = torch.cat(self.norm_joint_mid(x).chunk(2), dim=1)  # a view's normals and its colours, side by side
         x = x + torch.cat(self.attn_joint_mid(both).chunk(2, dim=1))
+        assert self.norm2 is not None
+        assert self.attn2 is not None
+        assert self.norm3 is not None
         x = x + self.attn2(self.norm2(x), encoder_hidden_states=encoder_hidden_states)
         return x + self.ff(self.norm3(x))
 
 
 def with_views(unet: UNet2DConditionModel, num_views: int = NUM_VIEWS) -> UNet2DConditionModel:
     """The same UNet, in place, with cross-domain attention in every block; it adds nothing until it is trained."""
-    for block in list(unet.modules()):
-        if not isinstance(block, BasicTransformerBlock):
-            continue
+    blocks: list[Any] = [each for each in unet.modules() if isinstance(each, BasicTransformerBlock)]
+    for block in blocks:
         stock = block.attn1
         width = stock.to_q.in_features
-        joint = Attention(query_dim=width, heads=stock.heads, dim_head=width // stock.heads)
-        assert isinstance(joint.to_out, nn.ModuleList)
+        joint: Any = Attention(query_dim=width, heads=stock.heads, dim_head=width // stock.heads)
         nn.init.zeros_(joint.to_out[0].weight)
         nn.init.zeros_(joint.to_out[0].bias)
         block.attn_joint_mid, block.norm_joint_mid = joint, nn.LayerNorm(width)

@@ -23,7 +23,7 @@ from studio.ui.plain_html import live_html, plain_html
 if TYPE_CHECKING:
     from studio.services import Services
 
-SOURCES = ["upload", "webcam", "clipboard"]
+SOURCES: Any = ["upload", "webcam", "clipboard"]
 RESIZE = [("Cut to fit", "crop"), ("Stretch", "stretch"), ("Pad", "pad")]
 PAINT = "#ffffff"
 NONE_HERE = (
@@ -120,7 +120,6 @@ def _build_reference(name: Any, number: int, adapters: list[Any]) -> ReferenceFi
         )  # fmt: skip
         mask = gr.Image(
             label="Only here (optional: white on black)", type="filepath", format="png", height=160,
-            sources=["upload", "clipboard"],
-            elem_id=name("mask"),
+            sources=["upload", "clipboard"], elem_id=name("mask"),
         )  # fmt: skip
     return ReferenceFields(fold=fold, adapter=adapter, facts=facts, picture=picture, scale=scale, mask=mask)

@@ -308,7 +308,7 @@ def test_taking_everything_off_leaves_the_unet_as_it_was(engine, ask: Ask, lines
     }
     for accelerator in ("ddim", "perflow-sd15", "lcm-sd15"):
         result_of(engine.generate(ask(**fields, accelerator=accelerator, steps=1)))
-        assert set(unet.state_dict()) > before[0]
+        assert any("to_k_ip" in name for name in set(unet.state_dict()) - before[0])
     result_of(engine.generate(ask(accelerator="ddim", steps=1)))
     after = (set(unet.state_dict()), dict(unet.config), dict(unet.attn_processors), set(resident.pipe.components))
     assert before == after

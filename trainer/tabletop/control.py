@@ -231,7 +231,8 @@ class IPAdapter(nn.Module):
             "image_proj.norm.weight": self.projection.norm.weight,
             "image_proj.norm.bias": self.projection.norm.bias,
         }
-        for place, layer in enumerate(self.layers):
+        layers: Any = self.layers
+        for place, layer in enumerate(layers):
             found[f"ip_adapter.{2 * place + 1}.to_k_ip.weight"] = layer.to_k_ip[0].weight
             found[f"ip_adapter.{2 * place + 1}.to_v_ip.weight"] = layer.to_v_ip[0].weight
         return {name: value.detach().half().cpu().contiguous() for name, value in found.items()}
