@@ -110,11 +110,13 @@ def test_depth_without_its_weights_names_the_command(services: Services) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("annotator", ["lineart", "shuffle"])
 def test_lines_and_shuffle_come_the_same_every_time(services: Services, annotator: str) -> None:
-    for size in ((96, 80), (40, 24)):
-        kept = services.keep(photo(*size))
+    small = Image.new("RGB", (40, 24), "white")
+    small.paste("black", (10, 6, 30, 18))
+    for picture in (photo(96, 80), small):
+        kept = services.keep(picture)
         made = services.annotate(kept, annotator)
         assert made == services.annotate(kept, annotator) != kept
-        assert services.picture(made).size == size
+        assert services.picture(made).size == picture.size
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
