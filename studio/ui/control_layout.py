@@ -48,9 +48,10 @@ def build_control_fields(services: Services, tab_id: str) -> ControlFields:
 
 
 def _build_initial(name: Any) -> InitialFields:
-    with gr.Accordion("Begin from a picture", open=True, elem_classes="fold", elem_id=name("initial-fold")) as fold:
+    title = "Begin from a picture, and paint over what to draw anew"
+    with gr.Accordion(title, open=True, elem_classes="fold", elem_id=name("initial-fold")) as fold:
         picture = gr.ImageEditor(
-            label="Picture; paint over what is to be drawn anew", type="pil", format="png", sources=SOURCES,
+            label="Picture and mask", type="pil", format="png", sources=SOURCES,
             layers=False,
             brush=gr.Brush(default_size=16, colors=[PAINT], default_color=PAINT, color_mode="fixed"),
             transforms=(), height=340, elem_id=name("initial"),
