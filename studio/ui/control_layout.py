@@ -48,7 +48,7 @@ def build_control_fields(services: Services, tab_id: str) -> ControlFields:
 
 
 def _build_initial(name: Any) -> InitialFields:
-    title = "Begin from a picture, and paint over what to draw anew"
+    title = "Begin from a picture, or repaint a part"
     with gr.Accordion(title, open=True, elem_classes="fold", elem_id=name("initial-fold")) as fold:
         picture = gr.ImageEditor(
             label="Picture and mask", type="pil", format="png", sources=SOURCES,
