@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,7 +125,7 @@ def main() -> None:
         parser.exit(2, "No Chromium here: install Debian's package `chromium`.\n")
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as data_dir:
-        process, url = start_studio(Path(data_dir), "--engine", arguments.engine)
+        process, url = start_studio(Path(data_dir), "--engine", arguments.engine, num_threads=os.cpu_count() or 1)
         try:
             with sync_playwright() as driver:
                 browser = driver.chromium.launch(executable_path=executable, args=BROWSER_ARGUMENTS)
