@@ -28,6 +28,7 @@ PROMPTS = (
     "a small red house and a green tree under a blue sky",
     "a blue figure to the left of a glossy orange ball",
 )
+RESULT = "document.querySelector('img.result')?.src"
 
 
 @contextlib.contextmanager
@@ -49,10 +50,10 @@ def draw(page: Page, prompt: str, seed: int) -> None:
         page.click(".fold button:has-text('Size, seed and batch')")
     page.fill("#text-to-image-seed input", str(seed))
     page.fill("#text-to-image-prompt textarea", prompt)
+    before = page.evaluate(RESULT)
     page.keyboard.press("Control+Enter")
-    page.wait_for_selector(".cancel-button:visible")
+    page.wait_for_function(f"before => {RESULT} !== before && {RESULT}", arg=before)  # too quick to see Cancel come
     page.wait_for_selector(".generate-button:visible")
-    page.wait_for_selector("img.result")
 
 
 def take_all(browser: Browser, url: str, out: Path) -> None:
