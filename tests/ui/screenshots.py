@@ -62,7 +62,7 @@ def take_all(browser: Browser, url: str, out: Path) -> None:
         page.screenshot(path=out / "empty.png")
         for seed, prompt in enumerate(PROMPTS, 1):
             draw(page, prompt, seed)
-        draw(page, PROMPTS[0], 7)
+        draw(page, PROMPTS[0], 3)
         page.click(".fold button:has-text('Size, seed and batch')")
         page.evaluate("scrollTo(0, 0)")
         page.wait_for_timeout(500)
