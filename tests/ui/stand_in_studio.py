@@ -11,9 +11,9 @@ import sys
 from functools import partial
 
 import app
-from studio.training import services
 from studio.runs.launch import Launcher
 from studio.settings import Settings
+from studio.training import services
 
 SECONDS_A_STEP = "0.25"
 
