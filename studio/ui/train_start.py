@@ -7,7 +7,7 @@ not know how a run is shown once it is there.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Estimated:
+    """What was measured, and for which values (`_mark`)."""
+
+    mark: str
+    report: PreflightReport
+
+
+@dataclass(frozen=True, kw_only=True)
 class StartPart:
-    """Estimate and Start. `estimated` holds what was measured and for which values, `source` the run they came from."""
+    """Estimate and Start. `estimated` holds an `Estimated`, `source` the run whose settings these are."""
 
     rate: gr.Number
     estimate: gr.Button
@@ -191,11 +199,10 @@ class StartActions:
             config = self.config(values)
         except InvalidRequest as error:
             return {**self.error_updates(error), part.start: gr.update(interactive=False)}
-        holds = estimated is not None and estimated["mark"] == _mark(config)
+        holds = estimated is not None and estimated.mark == _mark(config)
         updates = {**self.error_updates(None), part.start: gr.update(interactive=holds or values[part.skip])}
         if estimated is not None and holds:
-            report = PreflightReport(**estimated["report"])
-            updates[part.report] = train_estimate.estimate_html(report, config, values[part.rate])
+            updates[part.report] = train_estimate.estimate_html(estimated.report, config, values[part.rate])
         elif estimated is not None:
             updates |= {part.report: train_estimate.stale_html(), part.estimated: None}
         return {**updates, part.commands: self._commands(config, values)}
@@ -238,8 +245,7 @@ class StartActions:
         except Exception as error:  # noqa: BLE001  (the page is the last place to say what happened; bugs are logged)
             yield self._measured(failure_html(error))
         else:
-            # Plain values: the page's state does not survive anything else on its way.
-            estimated = {"mark": _mark(config), "report": asdict(report)} if report.is_possible else None
+            estimated = Estimated(mark=_mark(config), report=report) if report.is_possible else None
             yield {
                 **self._measured(train_estimate.estimate_html(report, config, values[part.rate])),
                 part.estimated: estimated,
@@ -255,7 +261,7 @@ class StartActions:
         try:
             config = self.config(values)
             estimated = values[part.estimated]
-            if not values[part.skip] and (estimated is None or estimated["mark"] != _mark(config)):
+            if not values[part.skip] and (estimated is None or estimated.mark != _mark(config)):
                 return {part.words: "Estimate first: it takes a minute and says whether this run fits. "
                                     "Or tick “Start without an estimate”."}, None  # fmt: skip
             status = self._training.start(config)
