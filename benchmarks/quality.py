@@ -4,7 +4,7 @@ On prompts of scenes that no model ever saw (TEST_SEEDS):
 * paired error: the same noise and caption, against the teacher's 200-step ODE at the same guidance (latent RMSE over
   the reference's own RMS, over all pictures and as their median, since a few that flip to another scene outweigh the
   rest; and PSNR of the decoded pictures);
-* FD and KID of the judge's features against teacher samples from other noise, with the floor (teacher against teacher);
+* FD of the judge's features against teacher samples from other noise, with the floor (teacher against teacher);
 * attribute accuracy: does the judge find the things that were asked for, single and double.
 
 Baselines are the teacher itself with DDIM and DPM-Solver++ (2M), no training, at the same number of steps; rivals are
@@ -33,7 +33,7 @@ from trainer.tabletop.autoencoder import to_pixels
 from trainer.tabletop.captions import full_caption
 from trainer.tabletop.data import TEST_SEEDS, image_of
 from trainer.tabletop.judge import Judge, accuracies
-from trainer.tabletop.measures import frechet_distance, kernel_distance
+from trainer.tabletop.measures import frechet_distance
 from trainer.tabletop.precision import autocast
 from trainer.tabletop.scenes import Scene, random_scene
 
@@ -214,12 +214,11 @@ class Yardstick:
             "paired_median": float(errors.sqrt().median()),
             "psnr_db": float((-10 * torch.log10(mse)).mean()),
             "fd": frechet_distance(features, self.features),
-            "kid": kernel_distance(features, self.features),
             **accuracies(bench.judge, pixels, bench.scenes),
         }
 
 
-COLUMNS = ("method", "steps", "CFG", "paired error", "its median", "PSNR dB", "FD", "KID x 1000", *SHARES)
+COLUMNS = ("method", "steps", "CFG", "paired error", "its median", "PSNR dB", "FD", *SHARES)
 
 
 def table(rows: list[dict]) -> str:
@@ -235,7 +234,7 @@ def _line(row: dict) -> str:
     return (
         f"| {row['method']} | {row['steps']} | {row['guidance']:g} | {row['paired_error']:.3f} "
         f"| {row['paired_median']:.3f} | {row['psnr_db']:.1f} "
-        f"| {row['fd']:.2f} | {1000 * row['kid']:.1f} | {shares} |"
+        f"| {row['fd']:.2f} | {shares} |"
     )
 
 
@@ -243,7 +242,7 @@ def setting(arguments: argparse.Namespace, minutes: float) -> str:
     """What the table's figures were measured on and with, in a sentence or two."""
     return (
         f"{arguments.prompts} prompts of unseen scenes, half with one thing, half with two; {arguments.paired} of them "
-        f"paired with the teacher's {REFERENCE_STEPS}-step ODE. FD and KID against {TEACHER_STEPS}-step DPM-Solver++ "
+        f"paired with the teacher's {REFERENCE_STEPS}-step ODE. FD against {TEACHER_STEPS}-step DPM-Solver++ "
         f"samples of the teacher from other noise, so the DPM-Solver++ {TEACHER_STEPS} rows are the floor. "
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {minutes:.0f} minutes."
     )

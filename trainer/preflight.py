@@ -163,6 +163,8 @@ def _too_tight(config: TrainingConfig, peak: int, device: torch.device) -> tuple
 
 def _notes(config: TrainingConfig, workshop: Workshop) -> tuple[str, ...]:
     found = [*workshop.task.data.warnings, *workshop.task.method.notes]
+    if config.sharding == "split":
+        found.append("Measured in one process that has all weights; split over several, each needs less memory.")
     if config.warmup_steps >= config.num_steps:
         found.append("The learning rate is still rising at the last step: take fewer warm-up steps.")
     return tuple(found)

@@ -25,7 +25,7 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 
 from studio.errors import InvalidRequest, OutOfMemory, StudioError
 from studio.runs.config import TrainingConfig
-from studio.runs.events import Failed, Finished, Phase, Started, Stopped
+from studio.runs.events import Failed, Finished, Phase, Started, Stopped, Warned
 from studio.runs.folder import RunFolder
 from studio.runs.lease import own_run
 from trainer.checkpoint_folder import newest, record_of
@@ -43,6 +43,7 @@ from trainer.task import RunTask
 log = logging.getLogger(__name__)
 
 REPORT_EVERY_SECONDS = 1.0
+NOTHING_TO_SPLIT = "Sharding is set to split, but one process trains this run: it has all weights."
 COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the others wait while the first process draws
 
 
@@ -112,8 +113,11 @@ class Workshop:
         rank, world = accelerator.process_index, accelerator.num_processes
         data = TrainingData.of(config, cast(Any, networks), cache_dir=run.path / "cache", world=world)
         student = Student.of(config, networks)
-        if config.sharding == "split" and world > 1:
-            student.shard(accelerator.device)
+        if config.sharding == "split":
+            if world > 1:
+                student.shard(accelerator.device)
+            else:
+                events.tell(Warned(kind="note", words=NOTHING_TO_SPLIT, step=0))
         task = RunTask(
             config=config, run=run, log=events, networks=networks, student=student, data=data, stopping=stopping,
             method=method_of(config, networks, student), rank=rank, world=world,

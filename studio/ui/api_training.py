@@ -41,7 +41,7 @@ def _about_datasets(training: TrainingServices, served_dir: Path) -> list[Callab
     def datasets(resolution: int = 512, batch_size: int = 1) -> list[Json]:
         """Every kept dataset: counts, why files were dropped, sizes, and the shapes it is trained in at a resolution.
 
-        The endless built-in scenes have the id "tabletop" and are not listed.
+        The built-in scenes have the id "tabletop" and are not listed.
         """
         return [_summary(training, each.id, resolution, batch_size) for each in training.datasets()]
 

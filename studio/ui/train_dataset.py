@@ -17,7 +17,7 @@ from studio.ui.feedback import bytes_in_words
 from studio.ui.windows_view import plural
 
 TABLETOP_HTML = (
-    '<div class="dataset-card"><p class="dataset-counts"><b>Tabletop scenes</b><span>endless, made while training'
+    '<div class="dataset-card"><p class="dataset-counts"><b>Tabletop scenes</b><span>rendered when the run begins'
     "</span></p><p>The built-in little world, with captions that leave nothing unsaid. Nothing to bring and nothing to "
     "download: the quickest way to see a run from beginning to end.</p></div>"
 )

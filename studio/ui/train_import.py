@@ -93,9 +93,9 @@ def connect_dataset(field: DatasetField, training: TrainingServices) -> None:
 
 
 def dataset_choices(training: TrainingServices) -> list[tuple[str, str]]:
-    """What the picker offers: the endless built-in scenes, then what is kept here, newest first."""
+    """What the picker offers: the built-in scenes, then what is kept here, newest first."""
     kept = [(f"{each.title} · {each.num_kept} pictures", each.id) for each in training.datasets()]
-    return [("Tabletop scenes · built in, endless", TABLETOP), *kept]
+    return [("Tabletop scenes · built in", TABLETOP), *kept]
 
 
 def card_html(training: TrainingServices, id: str | None, *, resolution: int, batch_size: int) -> str:

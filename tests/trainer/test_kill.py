@@ -7,12 +7,16 @@ errors. The whole campaign is `slow` and prints its counts; every default run do
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -105,13 +109,29 @@ def test_killed_at_any_step_or_phase_it_ends_bit_identical(zygote: Zygote, folde
     assert counts[-9] >= len(marks) - 2
 
 
+TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "trainer"]
+
+
 def together(run: RunFolder) -> None:
     """Two processes train a run."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "trainer"]
     done = subprocess.run(
-        [*command, str(run.path)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280
+        [*TOGETHER, str(run.path)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def cut_at(run: RunFolder, mark: str) -> int:
+    """Two processes train a run and are killed, with what started them, as soon as its events hold `mark`."""
+    started = subprocess.Popen([*TOGETHER, str(run.path)], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    while started.poll() is None and not (run.events_path.exists() and mark in run.events_path.read_text()):
+        time.sleep(0.005)
+    listed = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text() if started.poll() is None else ""
+    children = [int(pid) for pid in listed.split()]
+    for pid in (*children, started.pid):  # torchrun gives each worker a session of its own
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return started.wait()
 
 
 def validated(run: RunFolder) -> list[float]:
@@ -134,11 +154,10 @@ def test_two_processes_train_the_same_run(folder: Path, whole: RunFolder) -> Non
 
 @pytest.mark.slow
 def test_two_processes_that_split_the_weights_train_the_same_run(zygote: Zygote, folder: Path) -> None:
-    """Split or not: the same losses and the same delta weights within rounding, and whole tensors on disk."""
+    """Split or not: the same losses and delta weights within rounding, whole tensors on disk, and an exact resume."""
     plain = {**CONFIG, "student": "full"}
-    alone, split = little_run(folder, "alone", **plain), little_run(
-        folder, "split", **{**plain, "gradient_accumulation": 1, "sharding": "split", "checkpoint_every_steps": 2}
-    )  # fmt: skip
+    split_config = {**plain, "gradient_accumulation": 1, "sharding": "split", "checkpoint_every_steps": 2}
+    alone, split = little_run(folder, "alone", **plain), little_run(folder, "split", **split_config)
     assert zygote.run(alone.path) == 0, alone.log_path.read_text()
     together(split)
     for step, found in losses_of(split).items():
@@ -150,6 +169,11 @@ def test_two_processes_that_split_the_weights_train_the_same_run(zygote: Zygote,
         torch.testing.assert_close(value, others[name], rtol=2e-2, atol=1e-3)
     last = newest(split.checkpoints_dir)
     assert last is not None
+    cut = little_run(folder, "split-cut", **split_config)
+    assert cut_at(cut, '"step": 5, "loss"') != 0
+    together(cut)
+    assert losses_of(cut) == losses_of(split)
+    assert result_of(cut) == result_of(split)
     kept = load_file(last / TENSORS)
     shapes = {name: tuple(value.shape) for name, value in others.items()}
     assert all(tuple(kept[f"model.{name}"].shape) == shape for name, shape in shapes.items())

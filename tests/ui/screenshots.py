@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ PROMPTS = (
     "a small red house and a green tree under a blue sky",
     "a blue figure to the left of a glossy orange ball",
 )
+RESULT = "document.querySelector('img.result')?.src"
 
 
 @contextlib.contextmanager
@@ -48,10 +50,10 @@ def draw(page: Page, prompt: str, seed: int) -> None:
         page.click(".fold button:has-text('Size, seed and batch')")
     page.fill("#text-to-image-seed input", str(seed))
     page.fill("#text-to-image-prompt textarea", prompt)
+    before = page.evaluate(RESULT)
     page.keyboard.press("Control+Enter")
-    page.wait_for_selector(".cancel-button:visible")
+    page.wait_for_function(f"before => {RESULT} !== before && {RESULT}", arg=before)  # too quick to see Cancel come
     page.wait_for_selector(".generate-button:visible")
-    page.wait_for_selector("img.result")
 
 
 def take_all(browser: Browser, url: str, out: Path) -> None:
@@ -60,7 +62,7 @@ def take_all(browser: Browser, url: str, out: Path) -> None:
         page.screenshot(path=out / "empty.png")
         for seed, prompt in enumerate(PROMPTS, 1):
             draw(page, prompt, seed)
-        draw(page, PROMPTS[0], 7)
+        draw(page, PROMPTS[0], 3)
         page.click(".fold button:has-text('Size, seed and batch')")
         page.evaluate("scrollTo(0, 0)")
         page.wait_for_timeout(500)
@@ -124,7 +126,7 @@ def main() -> None:
         parser.exit(2, "No Chromium here: install Debian's package `chromium`.\n")
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as data_dir:
-        process, url = start_studio(Path(data_dir), "--engine", arguments.engine)
+        process, url = start_studio(Path(data_dir), "--engine", arguments.engine, num_threads=os.cpu_count() or 1)
         try:
             with sync_playwright() as driver:
                 browser = driver.chromium.launch(executable_path=executable, args=BROWSER_ARGUMENTS)

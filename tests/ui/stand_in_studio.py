@@ -11,14 +11,14 @@ import sys
 from functools import partial
 
 import app
-from studio import training
 from studio.runs.launch import Launcher
 from studio.settings import Settings
+from studio.training import services
 
 SECONDS_A_STEP = "0.25"
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     command = (sys.executable, "-m", "tests.ui.written_runs", SECONDS_A_STEP)
-    training.Launcher = partial(Launcher, command=command)  # pyright: ignore
+    services.Launcher = partial(Launcher, command=command)  # pyright: ignore
     app.run(Settings.load(sys.argv[1:], os.environ))

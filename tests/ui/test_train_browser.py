@@ -87,7 +87,7 @@ def test_an_empty_tab_says_what_will_be_here(browser, tmp_path) -> None:
         open_train(page, url)
         page.wait_for_selector(".run-empty h2")
         assert page.inner_text(".run-empty h2") == "No run yet"
-        assert "endless" in page.inner_text("#train-dataset-card")
+        assert "rendered when the run begins" in page.inner_text("#train-dataset-card")
         assert not page.is_enabled("#train-start")
         page.close()
     finally:

@@ -2,7 +2,7 @@
 
 `perflow` is what ships as the default: every weight, as long as there is time. The others are a fair race: each a LoRA
 of one rank, at one learning rate and batch size, for as many minutes as the others. LCM and PCM draw the teacher's
-guidance from 1 to 2, whose middle is what Tabletop is drawn with; the others leave guidance to the sampler.
+guidance from 1 to 2, whose middle is the scale that benchmarks compare them all at; the others leave it to the sampler.
 Knows no files: the recipe keeps results, `shipping` writes them.
 """
 

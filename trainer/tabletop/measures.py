@@ -19,7 +19,10 @@ def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Unbiased squared MMD with k(x, y) = (x . y / D + 1)^3; may be slightly negative for equal distributions."""
+    """Unbiased squared MMD with k(x, y) = (x . y / D + 1)^3; may be slightly negative for equal distributions.
+
+    The sets must be independent: where row i of both answers the same prompt, it comes out too low.
+    """
     a, b = a.double(), b.double()
 
     def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
