@@ -191,10 +191,14 @@ class Recipe:
         self.remember("decoder", test_psnr_db=psnr(vae, self.test_images()[:200], self.device))
 
     def _control(self, name: str) -> Callable[[float], None]:
-        return lambda minutes: self._train(name, *control_work(self, name, minutes))
+        return lambda minutes: self._follower(name, *control_work(self, name, minutes))
 
     def _ip_adapter(self, minutes: float) -> None:
-        self._train(IP_ADAPTER, *ip_adapter_work(self, minutes))
+        self._follower(IP_ADAPTER, *ip_adapter_work(self, minutes))
+
+    def _follower(self, stage: str, task: Any, schedule: Schedule, module: nn.Module) -> None:
+        self._compile(task.unet, *([module] if stage in CONTROLS else []))
+        self._train(stage, task, schedule, module)
 
     def _multiview(self, minutes: float) -> None:
         task = multiview.task_of(self)
