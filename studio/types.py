@@ -92,11 +92,13 @@ class ModelSpec:
 class MultiviewSpec(ModelSpec):
     """A multiview network of the catalogue; its native size is one view's.
 
-    `vae` and `image_encoder` name folders as `source` does, for a network that ships without its own.
+    `vae` and `image_encoder` name folders as `source` does, for a network that ships without its own; `base` that of
+    the UNet it grew from, for one that stores only what differs.
     """
 
     vae: str | None = None
     image_encoder: str | None = None
+    base: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,9 @@ from transformers import CLIPVisionModelWithProjection
 from studio.engine.hub import Hub, Say, unavailable, weight_files
 from studio.engine.samplers import STABLE_DIFFUSION_SCHEDULE
 from studio.errors import IncompatibleWeights, ModelUnavailable
-from studio.networks.wonder3d import read_wonder3d
-from studio.perflow.safefile import read_tensors
+from studio.networks.wonder3d import on_base, read_wonder3d
+from studio.perflow.delta import weights_sha256
+from studio.perflow.safefile import read_header, read_tensors
 from studio.types import MultiviewSpec
 
 PARTS = ("unet", "vae", "image_encoder")
@@ -48,7 +49,7 @@ class MultiviewFiles:
         self._hub, self._assets_dir = hub, assets_dir
 
     def folders(self, spec: MultiviewSpec, say: Say) -> dict[str, Path]:
-        """The folder of every part, complete. Raises `ModelUnavailable`."""
+        """The folder of every part (and of the base, where one is named), complete. Raises `ModelUnavailable`."""
         found = self._present(spec)
         if spec.kind == "hub" and not _complete(found):
             snapshot = self._hub.download(spec.source, spec.revision, _choose, say)
@@ -69,8 +70,9 @@ class MultiviewFiles:
 
     def _present(self, spec: MultiviewSpec) -> dict[str, Path]:
         root = self._root(spec)
-        named = {"vae": spec.vae, "image_encoder": spec.image_encoder}
-        return {part: self._local(named.get(part) or "") or root / part for part in PARTS}
+        named = {"vae": spec.vae, "image_encoder": spec.image_encoder, "base": spec.base}
+        parts = [*PARTS, *(["base"] if spec.base else [])]
+        return {part: self._local(named.get(part) or "") or root / part for part in parts}
 
     def _root(self, spec: MultiviewSpec) -> Path:
         cached = self._hub.cached(spec.source, "unet/config.json", spec.revision) if spec.kind == "hub" else None
@@ -85,10 +87,7 @@ class MultiviewFiles:
 
 def read_networks(spec: MultiviewSpec, folders: dict[str, Path]) -> Networks:
     """The parts in memory, the network in the precision it is stored in. Raises `IncompatibleWeights`."""
-    tensors: dict[str, torch.Tensor] = {}
-    for name in _weights(folders["unet"]):
-        tensors |= read_tensors(folders["unet"] / name)
-    unet: Any = read_wonder3d(folders["unet"], tensors)
+    unet: Any = read_wonder3d(folders["unet"], unet_tensors(folders["unet"], folders.get("base")))
     try:
         vae = AutoencoderKL.from_pretrained(
             folders["vae"], use_safetensors=True, local_files_only=True, dtype=torch.float32
@@ -105,6 +104,19 @@ def read_networks(spec: MultiviewSpec, folders: dict[str, Path]) -> Networks:
         )
     schedule = _noise_schedule(folders["unet"].parent / "scheduler" / "scheduler_config.json")
     return Networks(unet=unet, vae=vae.eval(), image_encoder=encoder.eval(), noise_schedule=schedule)
+
+
+def unet_tensors(folder: Path, base: Path | None) -> dict[str, torch.Tensor]:
+    """A network's tensors; what it does not store are those of its base. Raises `IncompatibleWeights`."""
+    own = _stored(folder)
+    if base is None:
+        return own
+    below, metadata = _stored(base), read_header(folder / _weights(folder)[0]).metadata
+    return on_base(own, metadata, below, weights_sha256(below))
+
+
+def _stored(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: value for file in _weights(folder) for name, value in read_tensors(folder / file).items()}
 
 
 def _noise_schedule(path: Path) -> Any:

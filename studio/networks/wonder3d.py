@@ -32,6 +32,10 @@ from studio.errors import IncompatibleWeights
 NUM_VIEWS = 6
 LABEL_WIDTH = 10
 LATENT_CHANNELS = 4
+WIDENED = "conv_in.weight"
+"""The one parameter of the base that has another shape here."""
+BASE_SHA256 = "base_sha256"
+"""In the metadata of a file that stores only what differs from its base: which base that is."""
 
 # What the 2023 code called the blocks that are stock blocks with other transformer blocks inside.
 _STOCK_NAMES = {
@@ -99,8 +103,8 @@ def grown_from(base: UNet2DConditionModel) -> UNet2DConditionModel:
     unet = new_wonder3d(**config)
     weights = {name: value.detach().clone() for name, value in base.state_dict().items()}
     wide = torch.zeros_like(unet.conv_in.weight)
-    wide[:, :LATENT_CHANNELS] = weights["conv_in.weight"]
-    unet.load_state_dict({**weights, "conv_in.weight": wide}, strict=False)
+    wide[:, :LATENT_CHANNELS] = weights[WIDENED]
+    unet.load_state_dict({**weights, WIDENED: wide}, strict=False)
     label: Any = unet.class_embedding
     nn.init.zeros_(label.linear_2.weight)
     nn.init.zeros_(label.linear_2.bias)
@@ -125,6 +129,21 @@ def read_wonder3d(folder: Path, tensors: dict[str, torch.Tensor]) -> UNet2DCondi
             )
     unet.load_state_dict(tensors, assign=True)
     return unet.eval().requires_grad_(False)
+
+
+def on_base(
+    own: dict[str, torch.Tensor], metadata: dict[str, str], base: dict[str, torch.Tensor], base_sha256: str
+) -> dict[str, torch.Tensor]:
+    """All tensors of a network that stores only its own; the others are those of the base it grew from.
+
+    Raises `IncompatibleWeights` where its file's metadata names another base.
+    """
+    if metadata.get(BASE_SHA256) != base_sha256:
+        raise IncompatibleWeights(
+            f"This multiview network stores only what differs from its base ({metadata.get(BASE_SHA256, 'unnamed')}), "
+            f"and the base that is there is another ({base_sha256}): use the one it was trained on."
+        )
+    return {name: value for name, value in base.items() if name != WIDENED} | own
 
 
 def stock_config(published: dict[str, Any]) -> dict[str, Any]:

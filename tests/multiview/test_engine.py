@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
 
 from studio.catalog import Catalog
 from studio.engine.multiview import WonderEngine
 from studio.engine.multiview_drawing import Given, predict
-from studio.errors import InvalidRequest, ModelUnavailable
+from studio.errors import IncompatibleWeights, InvalidRequest, ModelUnavailable
+from studio.networks.wonder3d import BASE_SHA256
+from studio.perflow import weights_sha256
 from studio.types import GenerationRequest, GenerationResult, Guidance, StepPreview
 from tests.multiview.tiny_views import SIZE, write_studio
 
@@ -148,3 +151,28 @@ def test_without_weights_it_is_not_listed_and_says_so(tmp_path: Path, picture: I
         assert not engine.is_on_disk("tiny-views")
         with pytest.raises(ModelUnavailable, match="not on disk"):
             list(engine.generate(request(), picture))
+
+
+def test_a_network_that_stores_only_its_own_draws_on_its_base_and_on_no_other(
+    tmp_path: Path, picture: Image.Image
+) -> None:
+    assets, presets = write_studio(tmp_path)
+    listed = presets / "multiview.toml"
+    folder, base = assets / "tiny-views" / "unet", assets / "tiny" / "unet"
+    [file], [below] = folder.glob("*.safetensors"), base.glob("*.safetensors")
+    own, weights = load_file(file), load_file(below)
+    shared = [name for name in own if name.startswith("mid_block.resnets")]
+    save_file(own | {name: weights[name] for name in shared}, file, {"format": "pt"})
+    whole = pixels(_drawn_by(assets, presets, picture))
+    save_file({n: v for n, v in own.items() if n not in shared}, file, {BASE_SHA256: weights_sha256(weights)})
+    listed.write_text(listed.read_text() + 'base = "tiny/unet"\n')
+    assert np.array_equal(pixels(_drawn_by(assets, presets, picture)), whole)
+    save_file({name: value + 1e-3 for name, value in weights.items()}, below, {"format": "pt"})
+    with pytest.raises(IncompatibleWeights, match="use the one it was trained on"):
+        _drawn_by(assets, presets, picture)
+
+
+def _drawn_by(assets: Path, presets: Path, picture: Image.Image) -> GenerationResult:
+    engine = WonderEngine(Catalog.load(presets), assets_dir=assets, device="cpu", dtype="fp32", offline=True)
+    with contextlib.closing(engine):
+        return drawn(engine, picture, accelerator="ddim")

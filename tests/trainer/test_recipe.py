@@ -11,8 +11,10 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from studio.networks.wonder3d import read_wonder3d
+from studio.errors import IncompatibleWeights
+from studio.networks.wonder3d import on_base, read_wonder3d
 from studio.perflow import DeltaWeights, KeptBase, weights_sha256
+from studio.perflow.safefile import read_header
 from studio.perflow.schedule import NoiseSchedule
 from studio.runs.exports import LORA_FILE
 from trainer.tabletop import data, models, multiview, objects, recipe
@@ -51,7 +53,7 @@ def test_every_stage_runs_and_the_result_draws(tmp_path: Path, monkeypatch: pyte
     picture = pipe("a red cube", num_inference_steps=1, output_type="np").images[0]
     assert picture.shape == (128, 128, 3)
     _controls_work_beside(tmp_path / "assets", pipe)
-    _check_views(tmp_path / "assets", delta)
+    _check_views(tmp_path / "assets", pipe.unet, delta)
     for stage in RACE:
         pipe.load_lora_weights(str(tmp_path / "assets" / folder_of(stage)), weight_name=LORA_FILE)
         assert pipe("a red cube", num_inference_steps=1, output_type="np").images[0].shape == (128, 128, 3)
@@ -61,7 +63,8 @@ def test_every_stage_runs_and_the_result_draws(tmp_path: Path, monkeypatch: pyte
     again = Recipe(device="cpu", work=tmp_path / "elsewhere", assets=tmp_path / "assets", num_scenes=8, workers=1)
     again.run("take-up")
     assert weights_sha256(again.teacher()) == weights_sha256(pipe.unet)
-    assert again.result("multiview").exists()
+    was, now = load_file(made.result("multiview")), load_file(again.result("multiview"))
+    assert all(torch.allclose(now[name], value, atol=1e-3, rtol=1e-3) for name, value in was.items())
     assert again.facts()["teacher"]["steps_before"] == made.facts()["teacher"]["steps"]
     assert torch.allclose(again.embed(["a red cube"]), made.embed(["a red cube"]), atol=0.05)
     assert all(again.result(stage).exists() for stage in (*CONTROLS, IP_ADAPTER))
@@ -204,12 +207,17 @@ def _render_objects_here(cache: Path, first_seed: int, count: int, size: int, wo
         yield start - first_seed + objects.CHUNK
 
 
-def _check_views(assets: Path, delta: DeltaWeights) -> None:
-    """The multiview network ships in small files, is read as the studio reads it, and takes the family's ΔW by name."""
+def _check_views(assets: Path, base: UNet2DConditionModel, delta: DeltaWeights) -> None:
+    """The multiview network ships what its training changed, is read on its base, and takes the family's ΔW by name."""
     folder = assets / "tabletop-multiview" / "unet"
-    shards = sorted(folder.glob("*.safetensors"))
-    assert max(shard.stat().st_size for shard in shards) < 10_000_000
-    unet = read_wonder3d(folder, {name: value for shard in shards for name, value in load_file(shard).items()})
+    [file] = folder.glob("*.safetensors")
+    own, weights = load_file(file), {name: value.half() for name, value in base.state_dict().items()}
+    assert file.stat().st_size < 7_000_000
+    assert sum(not torch.equal(value, weights[name]) for name, value in own.items() if name in weights) > 0
+    metadata = read_header(file).metadata
+    with pytest.raises(IncompatibleWeights, match="use the one it was trained on"):
+        on_base(own, metadata, weights, "0" * 64)
+    unet = read_wonder3d(folder, on_base(own, metadata, weights, weights_sha256(base)))
     report = KeptBase(unet).compare(delta)
     assert (report.unexpected, report.misshapen) == ((), ("conv_in.weight",))
     assert float(unet.conv_in.weight[:, 4:].abs().max()) > 0, "the stage trained what is new"

@@ -3,12 +3,16 @@
 An object is 12 rows of latents under one noise level: `[2, B, 6]` rows, normals first, so that the halves of a batch
 are its domains. Mirror images double the objects: left and right views change places, and normals their x. The picture
 (its CLIP token and its latents) is dropped for a tenth of the objects, so that guidance is possible.
+
+Only what views need is trained: attention, the label, the convolutions at full resolution; the rest stays the base's.
+So the network ships in 6 MB instead of 17, and stays near the base whose delta weights it is to take.
 Source of the objective: Long et al., arXiv 2310.15008 (epsilon-prediction, all views at one timestep).
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +37,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NUM_OBJECTS = 2000
+NUM_OBJECTS = 1500
 BATCH = 4
 DROPOUT = 0.1
 MIRRORED_VIEWS = (0, 5, 4, 3, 2, 1)  # the view at yaw -a, by its place in VIEWS
+_AS_IN_THE_BASE = re.compile(
+    r"time_emb|conv_shortcut|\.ff\.|^(down_blocks\.1|mid_block|up_blocks\.0)\..*(resnets|upsamplers)\..*conv"
+)
 COST = f"once renders {NUM_OBJECTS:,} objects of 13 pictures each into the cache and encodes them; then 48 rows a step"
 
 
@@ -110,7 +117,14 @@ def task_of(recipe: Recipe) -> MultiviewTask:
     unet = grown_from(recipe.teacher())
     if recipe.result("multiview").exists():
         recipe.read("multiview", unet)
-    return MultiviewTask(unet.train().requires_grad_(True), object_set(recipe), recipe.schedule(), recipe.device)
+    for name, parameter in unet.train().named_parameters():
+        parameter.requires_grad_(is_trained(name))
+    return MultiviewTask(unet, object_set(recipe), recipe.schedule(), recipe.device)
+
+
+def is_trained(name: str) -> bool:
+    """Whether a parameter of the network is its own, or stays as it is in the base."""
+    return not _AS_IN_THE_BASE.search(name)
 
 
 @torch.no_grad()

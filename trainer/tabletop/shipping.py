@@ -24,9 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
-from studio.networks.wonder3d import grown_from, read_wonder3d
+from studio.networks.wonder3d import BASE_SHA256, grown_from, on_base, read_wonder3d
 from studio.perflow.delta import DeltaWeights, weights_sha256
 from studio.perflow.merge import KeptBase
+from studio.perflow.safefile import read_header
 from studio.runs.exports import LORA_FILE
 from trainer.cards import metadata
 from trainer.controls import control_of_scene
@@ -38,6 +39,7 @@ from trainer.tabletop.clip import ClipPair
 from trainer.tabletop.control import CONTROLS, IP_ADAPTER, IPAdapter, new_controlnet
 from trainer.tabletop.distillation import PERFLOW, RACE, folder_of
 from trainer.tabletop.judge import Judge
+from trainer.tabletop.multiview import is_trained
 from trainer.tabletop.renderer import render
 from trainer.tabletop.scenes import random_scene
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from trainer.tabletop.recipe import Recipe
 
 SHARD = "9MB"
+SINGLE_FILE = "diffusion_pytorch_model.safetensors"
 FACTS = "recipe.json"
 IP_ADAPTER_FILE = "ip-adapter.safetensors"
 EXAMPLE_SEED = 20_000_001  # a test scene with a figure
@@ -88,10 +91,6 @@ def take_up(recipe: Recipe) -> None:
     _write_if_new(recipe, "vae", shipped.vae)
     _write_if_new(recipe, "clip", _clip_pair(recipe, shipped))
     _write_if_new(recipe, "teacher", shipped.unet)
-    if (recipe.assets / "perflow-tabletop").is_dir():
-        delta = DeltaWeights.read(recipe.assets / "perflow-tabletop")
-        KeptBase(shipped.unet).apply(delta, 1.0)
-        _write_if_new(recipe, "perflow", shipped.unet)
     for control in CONTROLS:
         if (shelf := recipe.assets / "tabletop-controls" / control).is_dir():
             _write_if_new(recipe, control, ControlNetModel.from_pretrained(shelf, dtype=torch.float32))
@@ -99,11 +98,15 @@ def take_up(recipe: Recipe) -> None:
         adapter = IPAdapter(models.new_unet())
         adapter.load_file(load_file(shelf))
         _write_if_new(recipe, IP_ADAPTER, adapter)
-    if (recipe.assets / "tabletop-multiview").is_dir():
-        folder_of_views = recipe.assets / "tabletop-multiview" / "unet"
-        shards = sorted(folder_of_views.glob("*.safetensors"))
-        tensors = {name: value.float() for shard in shards for name, value in load_file(shard).items()}
-        _write_if_new(recipe, "multiview", read_wonder3d(folder_of_views, tensors))
+    if (shelf := recipe.assets / "tabletop-multiview" / "unet").is_dir():
+        file = shelf / SINGLE_FILE
+        own = {name: value.float() for name, value in load_file(file).items()}
+        base = shipped.unet.state_dict()
+        grown = on_base(own, read_header(file).metadata, base, weights_sha256(base))
+        _write_if_new(recipe, "multiview", read_wonder3d(shelf, grown))
+    if (recipe.assets / "perflow-tabletop").is_dir():
+        KeptBase(shipped.unet).apply(DeltaWeights.read(recipe.assets / "perflow-tabletop"), 1.0)
+        _write_if_new(recipe, "perflow", shipped.unet)
     if (recipe.assets / "judge").is_dir():
         judge = Judge()
         judge.load_state_dict(load_file(recipe.assets / "judge" / "judge.safetensors"))
@@ -221,10 +224,14 @@ def _ip_adapter(recipe: Recipe, folder: Path) -> None:
 
 
 def _multiview(recipe: Recipe, folder: Path) -> None:
-    unet = grown_from(recipe.teacher())
-    recipe.read("multiview", unet)
+    """Only what its training changed: the rest is the base's, which ships beside it."""
+    teacher = recipe.teacher()
+    unet = recipe.read("multiview", grown_from(teacher))
     _emptied(folder)
-    unet.half().save_pretrained(folder / "unet", max_shard_size=SHARD)
+    unet.save_config(folder / "unet")
+    own = {name: value.half().contiguous() for name, value in unet.state_dict().items() if is_trained(name)}
+    notes = {"format": "pt", BASE_SHA256: weights_sha256(teacher)}
+    save_file(own, folder / "unet" / SINGLE_FILE, notes)
     models.new_scheduler().save_pretrained(folder / "scheduler")
 
 
