@@ -161,6 +161,9 @@ def new_controlnet(unet: Any | None = None) -> ControlNetModel:
         mid_block_type="UNetMidBlock2D",
         conditioning_embedding_out_channels=(8, 16, 32, 64),
     )
+    for layer in [control.controlnet_cond_embedding.conv_in, *control.controlnet_cond_embedding.blocks]:
+        nn.init.kaiming_normal_(layer.weight)  # torch's default shrinks the map's part to nothing over seven layers
+        nn.init.zeros_(layer.bias)
     if unet is not None:
         own = control.state_dict()
         same = {name: value for name, value in unet.state_dict().items() if name in own}
@@ -339,7 +342,7 @@ def _begun(recipe: Recipe, stage: str, module: Any) -> Any:
 
 
 def _schedule(recipe: Recipe, minutes: float) -> Schedule:
-    return Schedule(minutes=minutes, learning_rate=4e-4, warmup_steps=200, seed=recipe.seed)
+    return Schedule(minutes=minutes, learning_rate=1e-3, warmup_steps=100, seed=recipe.seed)
 
 
 def _samples(

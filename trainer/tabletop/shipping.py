@@ -7,7 +7,7 @@ assets/tabletop-controls/ one ControlNet a folder (canny, depth, pose, tile), ea
 assets/tabletop-ip-adapter/ an IP-Adapter in its published file layout; its encoder is tabletop-clip's
 assets/tabletop-multiview/  the network of six views; its VAE and image encoder are those above
 assets/<racer>-tabletop/  the LoRAs of the fair race: LCM, Rectified Diffusion, PCM, PeRFlow
-assets/judge/             the classifier that benchmarks ask
+assets/judge/             the classifier that benchmarks ask, and the reader of depth and joints
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from trainer.tabletop.control import CONTROLS, IP_ADAPTER, IPAdapter, new_contro
 from trainer.tabletop.distillation import PERFLOW, RACE, folder_of
 from trainer.tabletop.judge import Judge
 from trainer.tabletop.multiview import is_trained
+from trainer.tabletop.reader import Reader
 from trainer.tabletop.renderer import render
 from trainer.tabletop.scenes import random_scene
 
@@ -67,13 +68,12 @@ def export(recipe: Recipe) -> None:
     _ip_adapter(recipe, recipe.assets / "tabletop-ip-adapter")
     if recipe.result("multiview").exists():
         _multiview(recipe, recipe.assets / "tabletop-multiview")
-    if recipe.result("judge").exists():
-        folder = _emptied(recipe.assets / "judge")
-        judge = recipe.read("judge", Judge())
-        save_file(
-            {name: value.half().contiguous() for name, value in judge.state_dict().items()},
-            folder / "judge.safetensors",
-        )
+    _emptied(recipe.assets / "judge")
+    for name, network in (("judge", Judge()), ("reader", Reader())):
+        if recipe.result(name).exists():
+            tensors = recipe.read(name, network).state_dict()
+            halves = {key: value.half().contiguous() for key, value in tensors.items()}
+            save_file(halves, recipe.assets / "judge" / f"{name}.safetensors")
     if (recipe.assets / "tabletop").is_dir():
         (recipe.assets / "tabletop" / FACTS).write_text(json.dumps(recipe.facts(), indent=1, sort_keys=True))
     write_cards(recipe.assets, recipe.facts(), recipe.num_scenes)
@@ -107,10 +107,10 @@ def take_up(recipe: Recipe) -> None:
     if (recipe.assets / "perflow-tabletop").is_dir():
         KeptBase(shipped.unet).apply(DeltaWeights.read(recipe.assets / "perflow-tabletop"), 1.0)
         _write_if_new(recipe, "perflow", shipped.unet)
-    if (recipe.assets / "judge").is_dir():
-        judge = Judge()
-        judge.load_state_dict(load_file(recipe.assets / "judge" / "judge.safetensors"))
-        _write_if_new(recipe, "judge", judge)
+    for name, network in (("judge", Judge()), ("reader", Reader())):
+        if (file := recipe.assets / "judge" / f"{name}.safetensors").is_file():
+            network.load_state_dict(load_file(file))
+            _write_if_new(recipe, name, network)
     for stage, known in json.loads((folder / FACTS).read_text()).items():
         if stage in RACE:
             continue  # a race is run anew, from the same line
