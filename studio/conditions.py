@@ -20,10 +20,12 @@ MAX_CONTROL_WEIGHT = 2.0
 MAX_REFERENCE_SCALE = 1.5
 MAX_GRID_STEPS = 50
 RESIZE_MODES = ("crop", "stretch", "pad")
+BACKGROUNDS = ("auto", "alpha", "plain", "grabcut")
 
 CANNY_LOW, CANNY_HIGH, MAX_CANNY = 100, 200, 500
 
 Resize = Literal["crop", "stretch", "pad"]
+Background = Literal["auto", "alpha", "plain", "grabcut"]
 Annotator = Literal["none", "canny", "lineart", "shuffle", "tile", "depth"]
 ANNOTATORS: dict[Annotator, str] = {
     "none": "The picture is already a map",
@@ -118,6 +120,18 @@ class InitialImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViewsOf:
+    """The picture of one object whose views are drawn, and how the object is told from its background."""
+
+    image: str
+    background: Background = "auto"
+
+    def __post_init__(self) -> None:
+        check_picture("image", self.image)
+        check_background(self.background)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CannyLevels:
     """Where an edge begins and where it is sure, in levels of gradient."""
 
@@ -135,6 +149,12 @@ def check_resize(name: str, value: object) -> None:
     """One of the ways in which a picture meets a canvas of other proportions."""
     if value not in RESIZE_MODES:
         raise InvalidRequest(name, f"one of {', '.join(RESIZE_MODES)}", value)
+
+
+def check_background(value: object) -> None:
+    """One of the ways in which an object is told from its background."""
+    if value not in BACKGROUNDS:
+        raise InvalidRequest("background", f"one of {', '.join(BACKGROUNDS)}", value)
 
 
 def check_tuple(name: str, values: object, kind: type, most: int) -> None:
@@ -166,10 +186,13 @@ def tuple_from_json(kind: type[Built], name: str, values: Any) -> tuple[Built, .
 
 
 def pictures_of(
-    controls: tuple[ControlUnit, ...], references: tuple[Reference, ...], initial: InitialImage | None
+    controls: tuple[ControlUnit, ...],
+    references: tuple[Reference, ...],
+    initial: InitialImage | None,
+    views_of: ViewsOf | None = None,
 ) -> Iterator[str]:
     """Every picture that these name."""
-    yield from (each.image for each in controls)
+    yield from (each.image for each in (*controls, *((views_of,) if views_of else ())))
     for each in (*references, *((initial,) if initial else ())):
         yield each.image
         if each.mask is not None:

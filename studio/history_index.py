@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.database import RebuildableTable
-from studio.types import GenerationRequest
+from studio.types import CONDITIONS, GenerationRequest
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -92,10 +92,9 @@ class HistoryIndex:
 
     def input_pictures(self) -> set[str]:
         """Every input picture that a row's request names."""
-        rows = self._table.rows(
-            "SELECT description FROM pictures WHERE instr(description, '\"controls\"') > 0 "
-            "OR instr(description, '\"references\"') > 0 OR instr(description, '\"initial\"') > 0"
-        )
+        wheres = " OR ".join("instr(description, ?) > 0" for _ in CONDITIONS)
+        names = tuple(f'"{name}"' for name in CONDITIONS)
+        rows = self._table.rows(f"SELECT description FROM pictures WHERE {wheres}", names)
         requests = (GenerationRequest.from_json(json.loads(text)["request"]) for (text,) in rows)
         return {id for request in requests for id in request.pictures}
 

@@ -11,13 +11,15 @@ import hashlib
 import io
 import os
 import re
+import struct
 import time
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from studio import pixels
 from studio.errors import InvalidRequest, NotFound, UnsafeFile
 from studio.parameters import FORMATS, MAX_IMAGE_PIXELS, check_image
 from studio.storage import PART, storage_error, write_whole
@@ -26,7 +28,6 @@ MIN_SIDE_PIXELS = 16
 MAX_KEPT_SIDE_PIXELS = 2048
 MAX_ASPECT = 8.0
 UNUSED_SECONDS = 24 * 3600
-SIMPLE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")
 _FILE = re.compile(r"([0-9a-f]{64})\.png")
 
 
@@ -38,11 +39,12 @@ def take(source: Path | str | Image.Image | None, what: str) -> Image.Image:
 
     Raises `InvalidRequest` and `UnsafeFile`, each a sentence.
     """
-    image = _open(source, what)
-    check_proportions(image, what)
-    image = on_white(ImageOps.exif_transpose(image))
-    image.thumbnail((MAX_KEPT_SIDE_PIXELS, MAX_KEPT_SIDE_PIXELS), Image.Resampling.LANCZOS)
-    return image
+    return _bounded(pixels.on_white(_open(source, what)))
+
+
+def take_object(source: Path | str | Image.Image | None, what: str = "image") -> Image.Image:
+    """The same, but what is transparent stays so, as RGBA: it tells an object from its background."""
+    return _bounded(_open(source, what))
 
 
 def take_map(source: Path | str | Image.Image | None, what: str = "control_image") -> Image.Image:
@@ -52,18 +54,21 @@ def take_map(source: Path | str | Image.Image | None, what: str = "control_image
 
 def take_mask(source: Path | str | Image.Image | None, of: Image.Image, what: str = "mask") -> Image.Image:
     """A mask of the same proportions as its picture: black and white, white where something is to happen."""
-    image = _open(source, what)
-    check_proportions(image, what)
-    mask = ImageOps.exif_transpose(image).convert("RGBA")
+    mask = _open(source, what).convert("RGBA")
     grey = Image.composite(mask.convert("L"), Image.new("L", mask.size), mask.getchannel("A"))
     if abs(grey.width * of.height - grey.height * of.width) > max(grey.width, grey.height, of.width, of.height):
         raise InvalidRequest(
             what, f"a mask of its picture's proportions, {of.width} x {of.height}", f"{grey.width} x {grey.height}"
         )
-    mask = grey.resize(of.size, Image.Resampling.NEAREST).point([0] * 128 + [255] * 128)
-    if mask.getbbox() is None:
-        raise InvalidRequest(what, "white where the picture is to be drawn anew", "a mask without any white")
-    return mask
+    return check_mask(grey.resize(of.size, Image.Resampling.NEAREST), "where the picture is to be drawn anew", what)
+
+
+def check_mask(mask: Image.Image, meaning: str, what: str = "mask") -> Image.Image:
+    """A mask as black and white. Raises `InvalidRequest` where nothing is white; `meaning` says what white is for."""
+    made = mask.convert("L").point([0] * 128 + [255] * 128)
+    if made.getbbox() is None:
+        raise InvalidRequest(what, f"white {meaning}", "a mask without any white")
+    return made
 
 
 def check_map(image: Image.Image, what: str = "control_image") -> Image.Image:
@@ -87,7 +92,7 @@ def check_proportions(image: Image.Image, what: str) -> None:
 
 
 def _open(source: Path | str | Image.Image | None, what: str) -> Image.Image:
-    """The whole picture in memory, of a simple kind."""
+    """The whole picture in memory: upright, RGB, or RGBA where something may be transparent."""
     if source is None or source == "":
         raise InvalidRequest(what, "a picture", "nothing")
     if isinstance(source, Image.Image):
@@ -96,11 +101,12 @@ def _open(source: Path | str | Image.Image | None, what: str) -> Image.Image:
             raise InvalidRequest(what, f"at most {MAX_IMAGE_PIXELS} pixels", f"{image.width} x {image.height}")
     else:
         image = _read(Path(source), what)
-    if image.mode not in SIMPLE_MODES:
-        kinds = {"CMYK": "CMYK (for print)", "F": "32-bit levels", "I": "32-bit levels"}
-        kind = kinds.get(image.mode, "16-bit levels" if image.mode.startswith("I;16") else image.mode)
-        raise InvalidRequest(what, "a picture of 8-bit grey or RGB: save it so first", kind)
-    return image
+    check_proportions(image, what)
+    try:
+        made, turn = pixels.plain(image)[0], pixels.turn_of(image)
+    except ValueError as error:
+        raise InvalidRequest(what, "a picture of grey, RGB or CMYK levels: save it so first", str(error)) from error
+    return made if turn is None else made.transpose(turn)
 
 
 def _read(path: Path, what: str) -> Image.Image:
@@ -108,34 +114,30 @@ def _read(path: Path, what: str) -> Image.Image:
         raise InvalidRequest(what, "a picture that was uploaded to this studio", path.name)
     if path.stat().st_size == 0:
         raise InvalidRequest(what, "a picture", "an empty file")
-    check_image(path)
+    kind, _, _ = check_image(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
-            if getattr(image, "n_frames", 1) > 1:
+            if kind != "MPO" and getattr(image, "n_frames", 1) > 1:  # an MPO is a camera's JPEG with its preview
                 raise InvalidRequest(what, "a picture that stands still: save one of its frames", "an animation")
-            bits = _bits_of_png(path)
-            if bits == 16:  # Pillow reads 16-bit colour as 8-bit without a word
-                raise InvalidRequest(what, "a picture of 8-bit grey or RGB: save it so first", "16-bit levels")
+            if kind == "PNG":
+                _verify(path)
             image.load()
             return image.copy()
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise UnsafeFile(f"{path.name}: the picture is damaged or cut off; save it anew and try again.") from error
 
 
-def _bits_of_png(path: Path) -> int | None:
-    """The bits a level of a PNG, by its header; `None` for other kinds."""
-    with path.open("rb") as file:
-        start = file.read(25)
-    return start[24] if len(start) == 25 and start[:8] == b"\x89PNG\r\n\x1a\n" else None
+def _verify(path: Path) -> None:
+    """The checksums of a PNG's chunks; loading alone draws garbage."""
+    with Image.open(path, formats=("PNG",)) as image:
+        image.verify()
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    """RGB, what is transparent laid on white."""
-    if image.mode in ("RGB", "L", "1", "RGBX") and "transparency" not in image.info:
-        return image.convert("RGB")
-    colour = image.convert("RGBA")
-    ground = Image.new("RGBA", colour.size, "white")
-    return Image.alpha_composite(ground, colour).convert("RGB")
+def _bounded(image: Image.Image) -> Image.Image:
+    """At most 2048 pixels a side."""
+    image = image.copy()  # the caller's own stays as it was
+    image.thumbnail((MAX_KEPT_SIDE_PIXELS, MAX_KEPT_SIDE_PIXELS), Image.Resampling.LANCZOS)
+    return image
 
 
 # --- keeping --------------------------------------------------------------------------------------------------------

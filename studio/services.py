@@ -44,6 +44,7 @@ from studio.types import (
     ModelSpec,
     MultiviewEngine,
     StepPlan,
+    check_canvas,
 )
 
 RANDOM_SEED = -1
@@ -232,6 +233,8 @@ class Services:
         Raises `InvalidRequest`, `ModelUnavailable`, `NotFound`.
         """
         check_resize("control_resize", resize)
+        if size is not None:
+            check_canvas(*size)
         image = self.picture(picture)
         fitted = image if size is None else fit(image, size, resize, is_map=annotator == "none")
         made = self._annotators.annotate(annotator, fitted, levels)
@@ -253,6 +256,9 @@ class Services:
         initial = request.initial
         if initial is not None and initial.mask is not None:
             inputs.take_mask(self.picture(initial.mask), self.picture(initial.image))
+        for reference in request.references:
+            if reference.mask is not None:
+                inputs.check_mask(self.picture(reference.mask), "where the reference is to act", "reference_mask")
 
     def stop(self) -> None:
         """End what waits and what runs within a step; nothing starts any more. Safe to call from any thread, twice."""

@@ -11,7 +11,6 @@ catalogue's business, whether it is on disk the engine's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,18 +28,19 @@ from studio.conditions import (
     ControlUnit,
     InitialImage,
     Reference,
+    ViewsOf,
 )
 from studio.errors import InvalidRequest
 
 MAX_STEPS = MAX_GRID_STEPS
-MAX_SIDE_PIXELS = 2048
+MIN_SIDE_PIXELS, MAX_SIDE_PIXELS = 64, 2048
 MAX_PROMPT_CHARACTERS = 2000
 MAX_IMAGES = 16
 MAX_GUIDANCE = 30.0
 MAX_ACCELERATOR_STRENGTH = 1.5
 MAX_SEED = 2**32 - 1
 
-_CONDITIONS = ("controls", "references", "initial")
+CONDITIONS = ("controls", "references", "initial", "views_of")
 
 Family = Literal["tabletop", "sd15", "sd21", "sdxl"]
 
@@ -171,9 +171,8 @@ class Guidance:
         if not 1 <= len(self.scales) <= MAX_STEPS:
             raise InvalidRequest("guidance", f"1 to {MAX_STEPS} scales", self.scales)
         for scale in self.scales:
-            if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
-                raise InvalidRequest("guidance", f"numbers from 0 to {MAX_GUIDANCE:g}", scale)
-            if not 0 <= scale <= MAX_GUIDANCE:
+            is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+            if not is_number or not 0 <= scale <= MAX_GUIDANCE:  # NaN is in no range
                 raise InvalidRequest("guidance", f"numbers from 0 to {MAX_GUIDANCE:g}", scale)
 
     @classmethod
@@ -208,6 +207,7 @@ class GenerationRequest:
     controls: tuple[ControlUnit, ...] = ()
     references: tuple[Reference, ...] = ()
     initial: InitialImage | None = None
+    views_of: ViewsOf | None = None
 
     def __post_init__(self) -> None:
         check_text("prompt", self.prompt, MAX_PROMPT_CHARACTERS)
@@ -218,10 +218,7 @@ class GenerationRequest:
         check_count("steps", self.steps, 1, MAX_STEPS)
         if not isinstance(self.guidance, Guidance):
             raise InvalidRequest("guidance", "a Guidance value", self.guidance)
-        for name, side in (("width", self.width), ("height", self.height)):
-            check_count(name, side, 64, MAX_SIDE_PIXELS)
-            if side % 8:
-                raise InvalidRequest(name, "a multiple of 8", side)
+        check_canvas(self.width, self.height)
         check_count("seed", self.seed, 0, MAX_SEED)
         check_count("num_images", self.num_images, 1, MAX_IMAGES)
         conditions.check_tuple("controls", self.controls, ControlUnit, MAX_CONTROL_UNITS)
@@ -230,6 +227,8 @@ class GenerationRequest:
             if not isinstance(self.initial, InitialImage):
                 raise InvalidRequest("initial", "an InitialImage value", self.initial)
             self.initial.check_steps(self.steps)
+        if self.views_of is not None and not isinstance(self.views_of, ViewsOf):
+            raise InvalidRequest("views_of", "a ViewsOf value", self.views_of)
 
     @property
     def first_step(self) -> int:
@@ -239,11 +238,12 @@ class GenerationRequest:
     @property
     def pictures(self) -> tuple[str, ...]:
         """The pictures it names, each once, by the hash of their content."""
-        return tuple(dict.fromkeys(conditions.pictures_of(self.controls, self.references, self.initial)))
+        named = conditions.pictures_of(self.controls, self.references, self.initial, self.views_of)
+        return tuple(dict.fromkeys(named))
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary that `from_json` turns back into an equal request; conditions only where there are any."""
-        return {name: value for name, value in asdict(self).items() if value or name not in _CONDITIONS}
+        return {name: value for name, value in asdict(self).items() if value or name not in CONDITIONS}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> GenerationRequest:
@@ -261,9 +261,18 @@ class GenerationRequest:
         for name, kind in (("controls", ControlUnit), ("references", Reference)):
             if name in fields:
                 fields[name] = conditions.tuple_from_json(kind, name, fields[name])
-        if fields.get("initial") is not None:
-            fields["initial"] = conditions.from_json(InitialImage, "initial", fields["initial"])
+        for name, kind in (("initial", InitialImage), ("views_of", ViewsOf)):
+            if fields.get(name) is not None:
+                fields[name] = conditions.from_json(kind, name, fields[name])
         return cls(**fields)
+
+
+def check_canvas(width: object, height: object) -> None:
+    """Sides that can be drawn at. Raises `InvalidRequest`."""
+    for name, side in (("width", width), ("height", height)):
+        check_count(name, side, MIN_SIDE_PIXELS, MAX_SIDE_PIXELS)
+        if side % 8:  # type: ignore[operator]
+            raise InvalidRequest(name, "a multiple of 8", side)
 
 
 # --- events -----------------------------------------------------------------------------------------------------

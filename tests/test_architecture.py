@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ("app", "studio", "trainer", "benchmarks", "tests")
 
-LEAVES = {"studio.errors", "studio.checks", "studio.conditions"}
+LEAVES = {"studio.errors", "studio.checks", "studio.conditions", "studio.pixels"}
 VALUES = LEAVES | {"studio.types"}
 HISTORY = VALUES | {
     "studio.storage",
@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "studio.errors": set(),
     "studio.checks": {"studio.errors"},
     "studio.conditions": LEAVES,
+    "studio.pixels": set(),
     "studio.types": LEAVES,
     "studio.settings": VALUES,
     "studio.catalog": VALUES,

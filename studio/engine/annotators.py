@@ -35,7 +35,7 @@ class Annotators:
 
     def annotate(self, name: str, image: Image.Image, levels: CannyLevels | None = None) -> Image.Image:
         """The map of an RGB picture. Raises `InvalidRequest` for unknown names, `ModelUnavailable` without weights."""
-        if name not in ANNOTATORS:
+        if not isinstance(name, str) or name not in ANNOTATORS:
             raise InvalidRequest("annotator", f"one of {', '.join(ANNOTATORS)}", name)
         if name == "canny":
             return _canny(image, levels or CannyLevels())

@@ -8,16 +8,14 @@ sentence. This module does not know what becomes of the picture.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from studio.conditions import Background, check_background
 from studio.errors import InvalidRequest
 
-Way = Literal["auto", "alpha", "plain", "grabcut"]
-WAYS: tuple[Way, ...] = ("auto", "alpha", "plain", "grabcut")
 WORKING_SIDE_PIXELS = 512
 FILLED_SHARE = 0.75  # of the square's side, by the longer side of the object: 192 of 256, as published
 PLAIN_TOLERANCE = 0.10
@@ -31,14 +29,13 @@ class Prepared:
     """A square picture of the object on white, how it was found, and what to know about it."""
 
     image: Image.Image
-    way: Way
+    way: Background
     notes: tuple[str, ...] = ()
 
 
 def prepare(image: Image.Image, size: int, way: str = "auto") -> Prepared:
     """Cut out, recentre, scale. Raises `InvalidRequest` with the field `image` where no object is found."""
-    if way not in WAYS:
-        raise InvalidRequest("background", f"one of {', '.join(WAYS)}", way)
+    check_background(way)
     picture = _working_copy(image)
     pixels = np.asarray(picture, dtype=np.float32) / 255
     found, mask = _object(pixels, way)
@@ -78,7 +75,7 @@ def _working_copy(image: Image.Image) -> Image.Image:
     return picture
 
 
-def _object(pixels: np.ndarray, way: str) -> tuple[Way, np.ndarray]:
+def _object(pixels: np.ndarray, way: str) -> tuple[Background, np.ndarray]:
     alpha = pixels[..., 3]
     if way == "alpha" or (way == "auto" and float(alpha.min()) < 0.5):
         return "alpha", alpha

@@ -12,8 +12,9 @@ from gradio.data_classes import FileData
 
 from studio import conditions
 from studio.conditions import CANNY_HIGH, CANNY_LOW, CannyLevels, ControlUnit, InitialImage, Reference
+from studio.errors import InvalidRequest
 from studio.services import RANDOM_SEED, Services
-from studio.ui.uploads import uploaded_files
+from studio.ui.uploads import uploaded_file
 
 Files = list[FileData]
 Json = dict[str, Any]
@@ -24,6 +25,7 @@ def control_endpoints(
     services: Services, drawn: Callable[..., Drawn]
 ) -> tuple[tuple[Callable[..., Any], ...], tuple[Callable[..., Any], ...]]:
     """The functions that draw, and those that answer at once; `drawn` tells of a generation."""
+    folder = services.settings.served_dir
 
     def annotate(
         image: FileData,
@@ -40,9 +42,9 @@ def control_endpoints(
         lineart, shuffle, tile or depth. With width and height the picture is fitted to that canvas first: by crop,
         stretch or pad.
         """
-        size = None if width is None or height is None else (width, height)
+        size = _canvas(width, height)
         levels = CannyLevels(low=canny_low, high=canny_high)
-        kept = services.keep(_path(image, services))
+        kept = services.keep(uploaded_file(image, "image", folder))
         made = kept if annotator == "none" and size is None else services.annotate(
             kept, annotator, levels=levels, size=size, resize=resize
         )  # fmt: skip
@@ -103,8 +105,8 @@ def control_endpoints(
         strength is the share of the steps that run: near 0 hardly changes the picture, 1 begins from noise alone;
         strength x steps must be at least one.
         """
-        kept = services.keep(_path(image, services), "initial_image")
-        kept_mask = None if mask is None else services.keep_mask(_path(mask, services), kept)
+        kept = services.keep(uploaded_file(image, "initial_image", folder), "initial_image")
+        kept_mask = None if mask is None else services.keep_mask(uploaded_file(mask, "mask", folder), kept)
         values = {"image": kept, "strength": strength, "mask": kept_mask, "resize": resize}
         request = services.resolve(
             prompt=prompt, negative_prompt=negative_prompt, model=model, accelerator=accelerator,
@@ -116,8 +118,11 @@ def control_endpoints(
     return (control, image_to_image), (annotate,)
 
 
-def _path(file: Any, services: Services) -> Any:
-    """Where an upload lies, in this studio's own upload folder. Raises `InvalidRequest`."""
-    path = file["path"] if isinstance(file, dict) else file.path
-    [(_, found)] = uploaded_files([path], services.settings.served_dir)
-    return found
+def _canvas(width: int | None, height: int | None) -> tuple[int, int] | None:
+    """Both sides or none. Raises `InvalidRequest`."""
+    if width is None and height is None:
+        return None
+    if width is None or height is None:
+        missing = "width" if width is None else "height"
+        raise InvalidRequest(missing, "both sides of the canvas, or neither", "one side alone")
+    return width, height

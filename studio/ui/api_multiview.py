@@ -10,11 +10,13 @@ from typing import Any
 
 from gradio.data_classes import FileData
 
+from studio import conditions
+from studio.conditions import ViewsOf
 from studio.errors import StorageError
 from studio.multiviews import RANDOM_SEED, MeshFiles
 from studio.services import Services
 from studio.types import GenerationEvent, GenerationResult, Loading, StepDone, Waiting
-from studio.ui.uploads import uploaded_files
+from studio.ui.uploads import uploaded_file
 
 Files = list[FileData]
 Json = dict[str, Any]
@@ -44,14 +46,14 @@ def multiview_endpoints(services: Services) -> tuple[Callable[..., Any], ...]:
         (animated WebP). The JSON says how often the network was really asked, and the mesh's mean angle to the normal
         maps. background is auto, alpha, plain or grabcut; guidance 1 is off; seed -1 is random.
         """
-        path = image["path"] if isinstance(image, dict) else image.path
-        [(_, file)] = uploaded_files([path], services.settings.served_dir)
-        prepared = views.prepare(file, model, background)
+        picture = views.keep(uploaded_file(image, "image", services.settings.served_dir))
+        prepared = views.prepare(picture, model, background)
         request = views.resolve(
             model=model, accelerator=accelerator, accelerator_strength=accelerator_strength, steps=steps,
             guidance=guidance, seed=seed,
+            views_of=conditions.from_json(ViewsOf, "image", {"image": picture, "background": background}),
         )  # fmt: skip
-        for event in views.draw(request, prepared.image, previews=False):
+        for event in views.draw(request, previews=False):
             if not isinstance(event, GenerationResult):
                 yield [], _state(event)
                 continue

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from studio.conditions import InitialImage
-from studio.errors import InvalidRequest, StudioError
-from studio.types import GenerationRequest
+from studio.errors import InvalidRequest, NotFound, StudioError
+from studio.types import CONDITIONS, GenerationRequest
 from studio.ui.control_fields import (
     ControlFields,
     UnitFields,
@@ -23,6 +23,7 @@ from studio.ui.control_fields import (
     control_facts_html,
     drawn_picture,
 )
+from studio.ui.control_lack import lack_in_words, of_kind, off_or_lacking
 from studio.ui.control_layout import build_control_fields
 from studio.ui.destinations import Destination, SettingsTaker, Source
 from studio.ui.feedback import failure_html, field_error_html
@@ -95,14 +96,23 @@ class ControlDrawing(Drawing):
         plain = super().make_request(values)
         conditions = self.fields.conditions(values, self.services, (plain.width, plain.height))
         if not any(conditions.values()):
-            expected = "a picture to begin from, or a control unit or reference with its picture"
-            raise InvalidRequest("initial_image", expected, "nothing")
+            raise self._nothing_to_follow(values, plain.model)
         return self.services.resolve(**{**_choices(plain), **conditions})
+
+    def _nothing_to_follow(self, values: Values, model: str) -> InvalidRequest:
+        """Why there are no conditions: a picture whose picker is off, a model that has none to pick, or no picture."""
+        units = [each for each in self.fields.units if values[each.map_id] or drawn_picture(values[each.picture])]
+        references = [each for each in self.fields.references if values[each.picture]]
+        found, title = self.services.controls(model), self.services.catalog.model(model).title
+        if units or references:
+            return off_or_lacking(found, "controlnet" if units else "ip_adapter", title)
+        expected = "a picture to begin from, or a control unit or reference with its picture"
+        return InvalidRequest("initial_image", expected, "nothing")
 
 
 def _choices(request: GenerationRequest) -> dict[str, Any]:
-    """A request's fields as `Services.resolve` takes them."""
-    return {name: getattr(request, name) for name in GenerationRequest.__dataclass_fields__}
+    """A request's fields without its conditions, as `Services.resolve` takes them."""
+    return {name: getattr(request, name) for name in GenerationRequest.__dataclass_fields__ if name not in CONDITIONS}
 
 
 # --- what the fields do -----------------------------------------------------------------------------------------------
@@ -113,7 +123,7 @@ def _connect_fields(services: Services, form: Form, fields: ControlFields, tab: 
         """The controls of the model that stands there; what is chosen stays where it still fits."""
         found = services.controls(values[form.model])
         ids = {each.spec.id for each in found}
-        updates = fields.offer(found)
+        updates = fields.offer(found, services.catalog.model(values[form.model]).title)
         facts = {unit.control: unit.facts for unit in fields.units}
         facts |= {each.adapter: each.facts for each in fields.references}
         for picker, place in facts.items():
@@ -190,21 +200,52 @@ def _destinations(services: Services, form: Form, fields: ControlFields) -> tupl
         shown = fields.show_initial(InitialImage(image=image), services)
         return {**shown, form.prompt: entry.prompt, form.width: entry.width, form.height: entry.height}
 
-    def follow(history_id: str) -> Updates:
+    def follow(history_id: str, model: str, control: str, annotator: str) -> Updates:
+        chosen = _pick(services, model, "controlnet", control)
         picture = {"background": str(services.history.get(history_id).path), "layers": [], "composite": None}
+        values = {unit.control: chosen, unit.annotator: annotator}
+        facts = {} if chosen == control else _choose_control(services, unit, values)
         return {
-            unit.fold: gr.update(open=True), unit.picture: picture, unit.map_id: None,
-            unit.map: gr.update(visible=False), unit.words: "",
+            unit.fold: gr.update(open=True), unit.control: chosen, **facts, unit.picture: picture, unit.words: "",
+            unit.map_id: None, unit.map: gr.update(visible=False),
         }  # fmt: skip
 
-    def refer(history_id: str) -> Updates:
+    def refer(history_id: str, model: str, adapter: str) -> Updates:
+        chosen = _pick(services, model, "ip_adapter", adapter)
         path = services.history.get(history_id).path
-        return {reference.fold: gr.update(open=True), reference.picture: services.picture(services.keep(path))}
+        facts, scale = (gr.skip(), gr.skip()) if chosen == adapter else _choose_adapter(services, chosen)
+        return {
+            reference.fold: gr.update(open=True), reference.adapter: chosen, reference.facts: facts,
+            reference.scale: scale, reference.picture: services.picture(services.keep(path)),
+        }  # fmt: skip
 
     begun = [*fields.initial.outputs, form.prompt, form.width, form.height]
-    followed = [unit.fold, unit.picture, unit.map_id, unit.map, unit.words]
+    followed = [
+        unit.fold, unit.control, unit.facts, unit.annotator, unit.weight, unit.picture, unit.map_id, unit.map,
+        unit.words,
+    ]  # fmt: skip
+    referred = [reference.fold, reference.adapter, reference.facts, reference.scale, reference.picture]
     return (
         Destination(title="Begin from it", tab_id=TAB_ID, outputs=begun, receive=begin),
-        Destination(title="Follow it", tab_id=TAB_ID, outputs=followed, receive=follow),
-        Destination(title="Refer to it", tab_id=TAB_ID, outputs=[reference.fold, reference.picture], receive=refer),
-    )
+        Destination(
+            title="Follow it", tab_id=TAB_ID, outputs=followed, receive=follow,
+            inputs=[form.model, unit.control, unit.annotator],
+        ),
+        Destination(
+            title="Refer to it", tab_id=TAB_ID, outputs=referred, receive=refer, inputs=[form.model, reference.adapter]
+        ),
+    )  # fmt: skip
+
+
+def _pick(services: Services, model: str, kind: str, chosen: str) -> str:
+    """What is chosen where it fits the model, else the first that is on disk; off where all must be downloaded first.
+
+    Raises `NotFound` with what to do where the model has none.
+    """
+    found = of_kind(services.controls(model), kind)
+    if not found:
+        title = services.catalog.model(model).title
+        raise NotFound(f"{lack_in_words(kind, title)} (It is the model in the {TITLE} tab.)")
+    if chosen in {each.spec.id for each in found}:
+        return chosen
+    return next((each.spec.id for each in found if each.on_disk), "")

@@ -19,6 +19,7 @@ from PIL import Image
 from studio.conditions import ControlUnit, InitialImage, Reference
 from studio.errors import InvalidRequest
 from studio.types import ControlSpec, GenerationRequest
+from studio.ui.control_lack import lack_html, of_kind
 from studio.ui.feedback import bytes_in_words, licence_html
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class ControlFields:
 
     def show(self, request: GenerationRequest, services: Services) -> Updates:
         """Updates that make these fields say exactly the request's conditions. Raises `NotFound` for a lost picture."""
-        updates = self.offer(services.controls(request.model))
+        updates = self.offer(services.controls(request.model), services.catalog.model(request.model).title)
         for unit in self.units:
             updates |= {unit.picture: None, unit.map: gr.update(visible=False), unit.map_id: None, unit.words: ""}
         for fields in self.references:
@@ -204,11 +205,10 @@ class ControlFields:
             fields.resize: initial.resize,
         }
 
-    def offer(self, found: tuple[ControlStatus, ...]) -> Updates:
-        """The controls that fit a model, and which fields make sense with them."""
-        nets = [each for each in found if each.spec.kind == "controlnet"]
-        adapters = [each for each in found if each.spec.kind == "ip_adapter"]
-        updates: Updates = {self.none_here: gr.update(visible=not found)}
+    def offer(self, found: tuple[ControlStatus, ...], title: str) -> Updates:
+        """The controls that fit the model of that title, which fields make sense with them, and what it lacks."""
+        nets, adapters = of_kind(found, "controlnet"), of_kind(found, "ip_adapter")
+        updates: Updates = {self.none_here: lack_html(found, title)}
         for unit in self.units:
             updates[unit.fold] = gr.update(visible=bool(nets))
             updates[unit.control] = gr.update(choices=control_choices(nets), value="")

@@ -18,6 +18,7 @@ from studio.ui.control_fields import (
     UnitFields,
     control_choices,
 )
+from studio.ui.control_lack import lack_html, of_kind
 from studio.ui.plain_html import live_html, plain_html
 
 if TYPE_CHECKING:
@@ -26,24 +27,21 @@ if TYPE_CHECKING:
 SOURCES: Any = ["upload", "webcam", "clipboard"]
 RESIZE = [("Cut to fit", "crop"), ("Stretch", "stretch"), ("Pad", "pad")]
 PAINT = "#ffffff"
-NONE_HERE = (
-    '<p class="facts"><span>No ControlNet or IP-Adapter for this model is here yet: train one in the Train tab, or '
-    "choose Stable Diffusion 1.5 or XL, whose published ones can be downloaded.</span></p>"
-)
 
 
 def build_control_fields(services: Services, tab_id: str) -> ControlFields:
     """Put the fields on the page, in the current context, filled for the starting model."""
     found = services.controls(services.default_model)
-    nets = [each for each in found if each.spec.kind == "controlnet"]
-    adapters = [each for each in found if each.spec.kind == "ip_adapter"]
+    nets, adapters = of_kind(found, "controlnet"), of_kind(found, "ip_adapter")
     name = partial("{}-{}".format, tab_id)
     initial = _build_initial(name)
+    # In the place of the units and references that do not stand there.
+    title = services.catalog.model(services.default_model).title
+    none_here = plain_html(lack_html(found, title), elem_id=name("none-here"))
     units = tuple(_build_unit(partial("{}-unit-{}-{}".format, tab_id, number + 1), number, nets)
                   for number in range(MAX_CONTROL_UNITS))  # fmt: skip
     references = tuple(_build_reference(partial("{}-reference-{}-{}".format, tab_id, number + 1), number, adapters)
                        for number in range(MAX_REFERENCES))  # fmt: skip
-    none_here = plain_html(NONE_HERE, visible=not found, elem_id=name("none-here"))
     return ControlFields(initial=initial, units=units, references=references, none_here=none_here)
 
 

@@ -253,6 +253,8 @@ def _followed(request: GenerationRequest) -> dict[str, str]:
     if request.initial is not None:
         kind = "a part of a picture" if request.initial.mask else "a picture"
         rows["Begins from"] = f"{kind}, strength {request.initial.strength:g}"
+    if request.views_of is not None:
+        rows["Shows"] = "six views of a picture, normal maps above colours"
     return rows
 
 

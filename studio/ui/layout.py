@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from studio.errors import NotFound
 from studio.ui import api, control, gallery, multiview, text_to_image, theme, train
-from studio.ui.destinations import Destination, connect, either
+from studio.ui.destinations import Destination, SettingsTaker, connect, either
 from studio.ui.plain_html import plain_html
 from studio.ui.schedule_field import shades_css
 
@@ -37,8 +36,9 @@ def build(services: Services) -> gr.Blocks:
                 drawn, plain = text_to_image.build_text_to_image(services)
             with gr.Tab(control.TITLE, id=control.TAB_ID) as control_tab:
                 followed, following, places = control.build_control(services, control_tab)
-            of_views = _build_views(services)
-            settings = either(plain, following)
+            views, of_views = _build_views(services)
+            settings = either(plain, following, lambda request: bool(request.pictures))
+            settings = either(settings, views, lambda request: request.views_of is not None)
             with gr.Tab(train.TITLE, id=train.TAB_ID) as train_tab:
                 train.build_train(services, train_tab, tabs, settings)
             with gr.Tab(gallery.TITLE, id=gallery.TAB_ID) as gallery_tab:
@@ -46,12 +46,8 @@ def build(services: Services) -> gr.Blocks:
         gallery.connect_gallery(shelf, gallery_tab, services, settings, tabs)
 
         def reuse(history_id: str) -> dict[Any, Any]:
-            entry = services.history.get(history_id)
-            if entry.tab == multiview.TAB_ID:
-                raise NotFound(
-                    "These are views of an object: give its picture to the Multiview tab to draw them again."
-                )
-            return {**settings.take(entry.request), tabs: gr.Tabs(selected=settings.tab_for(entry.request))}
+            request = services.history.get(history_id).request
+            return {**settings.take(request), tabs: gr.Tabs(selected=settings.tab_for(request))}
 
         again = Destination(title="Use these settings", tab_id=settings.tab_id, outputs=settings.outputs, receive=reuse)
         connect([drawn, followed, kept], [again, *places, *of_views], tabs)
@@ -59,12 +55,13 @@ def build(services: Services) -> gr.Blocks:
     return page
 
 
-def _build_views(services: Services) -> list[Destination]:
+def _build_views(services: Services) -> tuple[SettingsTaker, list[Destination]]:
     """The Multiview tab, where a network can draw; it takes pictures from every other tab."""
     if services.multiview is None or not services.multiview.models():
-        return []
+        return multiview.no_views(), []
     with gr.Tab(multiview.TITLE, id=multiview.TAB_ID):
-        return [multiview.build_multiview(services, services.multiview)]
+        taker, place = multiview.build_multiview(services, services.multiview)
+        return taker, [place]
 
 
 def launch_options() -> dict[str, Any]:

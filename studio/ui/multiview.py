@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from PIL import Image
 
+from studio.conditions import ViewsOf
 from studio.errors import InvalidRequest, NotFound, StudioError
 from studio.multiviews import TAB, Multiviews
 from studio.types import GenerationRequest, GenerationResult, Loading, StepPreview
 from studio.ui import stage
-from studio.ui.destinations import Destination
+from studio.ui.destinations import Destination, SettingsTaker
 from studio.ui.downloads import connect_download
 from studio.ui.feedback import event_in_words, failure_html, failure_in_words, result_in_words
 from studio.ui.multiview_layout import Parts, accelerator_choices, build_inputs, build_result
@@ -37,7 +37,7 @@ Values = dict[Any, Any]
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
-def build_multiview(services: Services, views: Multiviews) -> Destination:
+def build_multiview(services: Services, views: Multiviews) -> tuple[SettingsTaker, Destination]:
     """Put the tab's content on the page, in the current context; say what it takes from other tabs."""
     with gr.Row(elem_classes="bench"):
         with gr.Column(scale=5, min_width=300, elem_classes="inputs"):
@@ -45,12 +45,26 @@ def build_multiview(services: Services, views: Multiviews) -> Destination:
         with gr.Column(scale=8, min_width=300, elem_classes="output"):
             parts |= build_result()
     built = Parts(**parts)
-    _connect(services, ViewsOnPage(services, views, built))
+    page = ViewsOnPage(services, views, built)
+    _connect(services, page)
 
     def receive(history_id: str) -> Updates:
         return {built.picture: str(services.history.export(history_id))}
 
-    return Destination(title="Six views of it", tab_id=TAB_ID, outputs=[built.picture], receive=receive)
+    taker = SettingsTaker(tab_id=TAB_ID, outputs=built.settings, take=page.show)
+    return taker, Destination(title="Six views of it", tab_id=TAB_ID, outputs=[built.picture], receive=receive)
+
+
+def no_views() -> SettingsTaker:
+    """What stands for the tab where no network draws views."""
+
+    def take(_request: GenerationRequest) -> Updates:
+        raise NotFound(
+            "These are six views of an object, and no network that draws views is here: put its weights where the "
+            "catalogue looks for them (presets/multiview.toml), then start the studio again."
+        )
+
+    return SettingsTaker(tab_id=TAB_ID, outputs=[], take=take)
 
 
 class ViewsOnPage:
@@ -67,10 +81,31 @@ class ViewsOnPage:
             return {parts.prepared: None, parts.seen: "", parts.error: ""}
         try:
             [(_, file)] = uploaded_files([path], self._services.settings.served_dir)
-            prepared = self._views.prepare(file, model, background)
+            given = ViewsOf(image=self._views.keep(file), background=background)
+            prepared = self._views.prepare(given.image, model, background)
         except Exception as error:  # noqa: BLE001  (the page is the last place to say what happened; bugs are logged)
             return {parts.prepared: None, parts.seen: "", parts.error: failure_html(error)}
-        return {parts.prepared: prepared.image, parts.seen: seen_html(prepared), parts.error: ""}
+        return {parts.prepared: given, parts.seen: seen_html(prepared), parts.error: ""}
+
+    def show(self, request: GenerationRequest) -> Updates:
+        """Updates that make the tab say exactly this request, its picture included. Raises `NotFound`."""
+        parts, given = self.parts, request.views_of
+        assert given is not None
+        prepared = self._views.prepare(given.image, request.model, given.background)
+        choices = accelerator_choices(self._views, request.model)
+        return {
+            parts.picture: self._services.picture(given.image),
+            parts.background: given.background,
+            parts.prepared: given,
+            parts.seen: seen_html(prepared),
+            parts.error: "",
+            parts.model: request.model,
+            parts.accelerator: gr.update(choices=choices, value=request.accelerator),
+            parts.strength: request.accelerator_strength,
+            parts.steps: request.steps,
+            parts.guidance: request.guidance.scales[0],
+            parts.seed: request.seed,
+        }
 
     def plan(self, values: Values) -> Updates:
         """How often the network will be asked."""
@@ -89,9 +124,9 @@ class ViewsOnPage:
 
     def draw(self, values: Values, session: gr.Request) -> Iterator[Updates]:
         """Updates from the click to the views, or to the sentence that says why there are none."""
-        parts, picture = self.parts, values[self.parts.prepared]
+        parts = self.parts
         try:
-            if picture is None:
+            if values[parts.prepared] is None:
                 raise InvalidRequest("image", "a picture of one object", "nothing")
             request = self._request(values)
         except StudioError as error:
@@ -100,7 +135,7 @@ class ViewsOnPage:
         stop = self._stops[session.session_hash] = threading.Event()
         try:
             yield {**self._begin(request), parts.error: ""}
-            yield from self._work(request, picture, stop)
+            yield from self._work(request, stop)
         except Exception as error:  # noqa: BLE001  (the page is the last place to say what happened; bugs are logged)
             yield {parts.stage: stage.failed_html(failure_in_words(error)), parts.words: "", **self._idle()}
         finally:
@@ -135,11 +170,12 @@ class ViewsOnPage:
         return self._views.resolve(
             model=values[parts.model], accelerator=values[parts.accelerator], steps=values[parts.steps],
             guidance=values[parts.guidance], seed=-1 if values[parts.seed] is None else values[parts.seed],
+            accelerator_strength=values[parts.strength], views_of=values[parts.prepared],
         )  # fmt: skip
 
-    def _work(self, request: GenerationRequest, picture: Image.Image, stop: threading.Event) -> Iterator[Updates]:
+    def _work(self, request: GenerationRequest, stop: threading.Event) -> Iterator[Updates]:
         parts, windows = self.parts, self._views.plan(request).windows
-        with closing(self._views.draw(request, picture)) as events:  # pyright: ignore[reportArgumentType]
+        with closing(self._views.draw(request)) as events:  # pyright: ignore[reportArgumentType]
             for event in events:
                 if isinstance(event, GenerationResult):
                     yield self._finish(event)
@@ -192,7 +228,8 @@ def _connect(services: Services, page: ViewsOnPage) -> None:
     seen = [parts.prepared, parts.seen, parts.error]
     of_picture = [parts.picture, parts.background, parts.model]
     gr.on([parts.picture.change, parts.background.change, parts.model.change], page.prepare, of_picture, seen, **QUIET)
-    parts.model.change(page.network, parts.model, [parts.accelerator, parts.steps], **QUIET)
+    # By hand only: a restored request brings its own accelerator and steps.
+    parts.model.input(page.network, parts.model, [parts.accelerator, parts.steps], **QUIET)
     changes = [parts.steps.change, parts.guidance.change, parts.accelerator.change]
     gr.on(changes, page.plan, parts.choices, parts.grid, **QUIET)
     parts.generate.click(page.draw, parts.choices, parts.result, concurrency_limit=None, **QUIET)

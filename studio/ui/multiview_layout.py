@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from studio.multiviews import Multiviews
-from studio.types import MAX_STEPS, GenerationRequest
+from studio.types import MAX_ACCELERATOR_STRENGTH, MAX_STEPS, GenerationRequest
 from studio.ui.multiview_view import EMPTY
 from studio.ui.plain_html import live_html, plain_html
 from studio.ui.windows_view import grid_html
@@ -36,6 +36,7 @@ class Parts:
     prepared: gr.State
     model: gr.Dropdown
     accelerator: gr.Dropdown
+    strength: gr.Slider
     steps: gr.Slider
     guidance: gr.Slider
     seed: gr.Number
@@ -58,7 +59,14 @@ class Parts:
     @property
     def choices(self) -> set[Any]:
         """What a generation reads."""
-        return {self.model, self.accelerator, self.steps, self.guidance, self.seed, self.prepared}
+        return {
+            self.model, self.accelerator, self.strength, self.steps, self.guidance, self.seed, self.prepared
+        }  # fmt: skip
+
+    @property
+    def settings(self) -> list[Any]:
+        """What a restored request fills."""
+        return [*self.choices, self.picture, self.background, self.seen, self.error]
 
     @property
     def result(self) -> list[Any]:
@@ -111,6 +119,11 @@ def _build_choices(views: Multiviews, start: GenerationRequest) -> dict[str, Any
         "guidance": gr.Slider(
             1, MAX_VIEW_GUIDANCE, start.guidance.scales[0], step=0.1, label="CFG Scale",
             info="1 is off: the published setting of PeRFlow on Wonder3D", elem_id="multiview-guidance",
+        ),
+        "strength": gr.Slider(
+            0, MAX_ACCELERATOR_STRENGTH, start.accelerator_strength, step=0.05, label="Accelerator strength",
+            info="How much of the delta weights is added: 0 is the bare network, 1 as trained.",
+            elem_id="multiview-strength",
         ),
         "seed": gr.Number(-1, label="Seed", precision=0, info="-1 is random", elem_id="multiview-seed"),
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from studio.catalog import Catalog
 from studio.conditions import ControlUnit, InitialImage, Reference
 from studio.engine.fake import FakeEngine
-from studio.errors import InvalidRequest
+from studio.errors import InvalidRequest, NotFound
 from studio.gpu import DeviceLease
 from studio.history import History
 from studio.services import Services
@@ -156,9 +157,48 @@ def test_the_tab_takes_pictures_and_settings_from_other_tabs(services: Services)
     assert [each.title for each in places] == ["Begin from it", "Follow it", "Refer to it"]
     *_, result = services.generate(services.resolve(prompt="a mug", seed=1))
     entry = services.history.get(result.images[0].history_id)  # type: ignore[union-attr]
-    for place in places:
-        updates = place.receive(entry.id)
+    begin, follow, refer = places
+    told = ((begin, ()), (follow, ("tabletop", "", "none")), (refer, ("tabletop", "")))
+    chosen = set()
+    for place, values in told:
+        assert len(values) == len(place.inputs)
+        updates = place.receive(entry.id, *values)
         assert set(updates) <= set(place.outputs)
-    both = either(taker, taker)
-    plain = GenerationRequest(prompt="x")
-    assert both.tab_for(plain) == "control"
+        chosen |= {each for each in updates.values() if isinstance(each, str)}
+    assert {"tabletop-canny", "tabletop-ip"} <= chosen  # a picker that was off now names what can be used
+    kept = follow.receive(entry.id, "tabletop", "tabletop-depth", "none")
+    assert "tabletop-depth" in kept.values()
+    both = either(taker, replace(taker, tab_id="elsewhere"), lambda request: request.seed == 1)
+    assert both.tab_for(GenerationRequest(prompt="x")) == "control"
+    assert both.tab_for(GenerationRequest(prompt="x", seed=1)) == "elsewhere"
+
+
+def test_where_a_model_has_nothing_to_follow_by_a_sentence_stands_and_nothing_moves(
+    services: Services, drawing: ControlDrawing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, result = services.generate(services.resolve(prompt="a mug", seed=1))
+    id = result.images[0].history_id  # type: ignore[union-attr]
+    with gr.Blocks(), gr.Tabs(), gr.Tab("Control") as tab:
+        _, _, (_, follow, refer) = build_control(services, tab)
+    fields = drawing.fields
+    unit, reference = fields.units[0], fields.references[0]
+    following = page(drawing, values={unit.picture: edited(photo())})
+    referring = page(drawing, values={reference.picture: services.history.get(id).path})
+    with pytest.raises(InvalidRequest, match="control: expected a choice of ControlNet beside the picture, got 'Off'"):
+        drawing.make_request(following)
+    with pytest.raises(InvalidRequest, match="reference_adapter: expected a choice of IP-Adapter"):
+        drawing.make_request(referring)
+    assert fields.offer(services.controls("sd15"), "SD 1.5")[fields.none_here] == ""
+    monkeypatch.setattr(services._engine, "is_on_disk", lambda _: False)
+    words = fields.offer(services.controls("tabletop"), "Tabletop")[fields.none_here]
+    assert "No ControlNet for Tabletop is here yet" in words
+    assert "No IP-Adapter for Tabletop is here yet" in words
+    with pytest.raises(NotFound, match=r"No ControlNet for Tabletop \(built in\) is here yet.*choose Stable Diffusion"):
+        follow.receive(id, "tabletop", "", "none")
+    with pytest.raises(NotFound, match="No IP-Adapter for Tabletop"):
+        refer.receive(id, "tabletop", "")
+    with pytest.raises(InvalidRequest, match=r"expected a model that has one .*Tabletop .*no ControlNet is here"):
+        drawing.make_request(following)
+    with pytest.raises(InvalidRequest, match=r"expected a model that has one .*no IP-Adapter is here"):
+        drawing.make_request(referring)
+    assert "" in follow.receive(id, "sd15", "", "none").values()  # nothing that needs a download is chosen unasked
