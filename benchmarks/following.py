@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 
-from trainer.controls import CANNY_HIGH, CANNY_LOW, TILE_FACTOR
+from trainer.controls import CANNY_HIGH, CANNY_LOW, TILE_FACTOR, image_from
 from trainer.tabletop.autoencoder import to_pixels
 from trainer.tabletop.clip import clip_pixels
 from trainer.tabletop.data import IMAGE_SIZE
@@ -37,11 +37,6 @@ class Subject:
     def true(self) -> Image.Image:
         """The scene itself."""
         return image_from((self.seen.rgb * 255).round().to(torch.uint8))
-
-
-def image_from(pixels: torch.Tensor) -> Image.Image:
-    """Of `[3, H, W]` uint8."""
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def edge_f1(drawn: Image.Image, subject: Subject) -> float:

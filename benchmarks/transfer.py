@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.following import Eyes, Subject, edge_f1, image_from, psnr_of, tile_psnr
+from benchmarks.following import Eyes, Subject, edge_f1, psnr_of, tile_psnr
 from benchmarks.multiview import MODEL, REFERENCE_STEPS, Bench, normal_angle
 from benchmarks.multiview import psnr as views_psnr
 from benchmarks.styled_base import STYLE, styled_base
@@ -38,7 +38,7 @@ from studio.catalog import Catalog
 from studio.conditions import ControlUnit, Reference
 from studio.engine.diffusion import DiffusionEngine
 from studio.types import GenerationRequest, GenerationResult, Guidance
-from trainer.controls import control_of_scene
+from trainer.controls import control_of_scene, image_from
 from trainer.tabletop.captions import full_caption
 from trainer.tabletop.data import IMAGE_SIZE, TEST_SEEDS, default_cache
 from trainer.tabletop.objects import frame_of, object_scene, views_of

@@ -133,7 +133,7 @@ class ControlSpec:
 
     `source` is a hub id, a folder below `assets/`, or a path the owner named. `file` is a ControlNet's subfolder or an
     IP-Adapter's safetensors file in it, `image_encoder` a folder in the source or a source of its own. `annotator`
-    makes its maps from ordinary pictures.
+    makes its maps from ordinary pictures; `example` is a picture below `assets/` to try it on, with its prompt.
     """
 
     id: str
@@ -147,6 +147,8 @@ class ControlSpec:
     variant: str | None = None
     revision: str | None = None
     annotator: Annotator = "none"
+    example: str = ""
+    example_prompt: str = ""
     recommended_weight: float = 1.0
     reason: str = ""
     download_bytes: int | None = None

@@ -15,6 +15,7 @@ import gradio as gr
 from studio.conditions import InitialImage
 from studio.errors import InvalidRequest, NotFound, StudioError
 from studio.types import CONDITIONS, GenerationRequest
+from studio.ui.control_examples import example_request, examples_html
 from studio.ui.control_fields import (
     ControlFields,
     UnitFields,
@@ -30,7 +31,7 @@ from studio.ui.feedback import failure_html, field_error_html
 from studio.ui.form import Form
 from studio.ui.form_events import connect_form
 from studio.ui.form_layout import build_form
-from studio.ui.plain_html import plain_html
+from studio.ui.plain_html import pickable_html, picked, plain_html
 from studio.ui.text_to_image import Drawing, Result, build_result, connect_generation, connect_result
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def build_control(services: Services, tab: gr.Tab) -> tuple[Source, SettingsTake
     """Put the tab's content on the page, in the current context; say what it gives to and takes from other tabs."""
     with gr.Row(elem_classes="bench"):
         with gr.Column(scale=5, min_width=300, elem_classes="inputs"):
+            shown = pickable_html(examples_html(services), elem_id=f"{TAB_ID}-examples")
             fields = build_control_fields(services, TAB_ID)
             place = plain_html(elem_classes="field-error-place", elem_id=f"{TAB_ID}-error-picture")
             form = with_errors_of_pictures(build_form(services, TAB_ID), place)
@@ -69,6 +71,10 @@ def build_control(services: Services, tab: gr.Tab) -> tuple[Source, SettingsTake
     def take(request: GenerationRequest) -> Updates:
         return {**form.show(request, services), **fields.show(request, services)}
 
+    def show_example(event: gr.EventData) -> Updates:
+        return take(example_request(services, picked(event)))
+
+    shown.select(show_example, None, [*form.outputs, *fields.outputs], **QUIETLY)
     taker = SettingsTaker(tab_id=TAB_ID, outputs=[*form.outputs, *fields.outputs], take=take)
     return Source(row=result.actions, chosen=result.chosen), taker, _destinations(services, form, fields)
 

@@ -67,7 +67,7 @@ def _error(parts: dict[str, Any], name: Naming, field: str) -> None:
     parts["errors"][field] = plain_html(elem_classes="field-error-place", elem_id=name(f"error-{field}"))
 
 
-def _chips(label: str, chips: Iterable[tuple[str, str, str]]) -> str:
+def chips_html(label: str, chips: Iterable[tuple[str, str, str]]) -> str:
     """Small buttons: what they pick, what they say, what they say at length."""
     buttons = "".join(
         f'<button type="button" class="chip" data-pick="{escape(pick)}" title="{escape(title)}">{escape(text)}</button>'
@@ -88,7 +88,7 @@ def _build_prompt(parts: dict[str, Any], name: Naming, spec: ModelSpec) -> None:
     )
     _error(parts, name, "prompt")
     examples = ((str(index), text, "Use this prompt") for index, text in enumerate(EXAMPLES))
-    parts["examples"] = pickable_html(_chips("Examples", examples), elem_id=name("examples"))
+    parts["examples"] = pickable_html(chips_html("Examples", examples), elem_id=name("examples"))
     parts["hint"] = plain_html(hint_html(spec))
     with gr.Row(elem_classes="go"):
         parts["generate"] = gr.Button(
@@ -152,7 +152,7 @@ def _build_steps(parts: dict[str, Any], name: Naming, services: Services, start:
     parts["steps"] = gr.Slider(1, MAX_STEPS, value=start.steps, step=1, label="Steps", elem_id=name("steps"))
     _error(parts, name, "steps")
     presets = [(each.id, each.title, each.description) for each in services.catalog.presets]
-    parts["presets"] = pickable_html(_chips("Presets", presets), elem_id=name("presets"), visible=bool(presets))
+    parts["presets"] = pickable_html(chips_html("Presets", presets), elem_id=name("presets"), visible=bool(presets))
     parts["grid"] = plain_html(grid_html(services.plan(start)), elem_id=name("grid"))
     advice = advice_html(recommended(spec, accelerator), accelerator.reason, differs=False)
     parts["advice"] = plain_html(advice, elem_id=name("advice"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.following import Subject, edge_f1, image_from, tile_psnr
-from trainer.controls import control_of_scene
+from benchmarks.following import Subject, edge_f1, tile_psnr
+from trainer.controls import control_of_scene, image_from
 from trainer.tabletop.geometry import JOINTS
 from trainer.tabletop.reader import (
     MIRRORED,

@@ -21,6 +21,7 @@ from studio.services import Services
 from studio.settings import Settings
 from studio.types import GenerationRequest
 from studio.ui.control import ControlDrawing, build_control, with_errors_of_pictures
+from studio.ui.control_examples import example_request, examples, examples_html
 from studio.ui.control_fields import background, drawn_picture, painted
 from studio.ui.control_layout import build_control_fields
 from studio.ui.destinations import either
@@ -202,3 +203,19 @@ def test_where_a_model_has_nothing_to_follow_by_a_sentence_stands_and_nothing_mo
     with pytest.raises(InvalidRequest, match=r"expected a model that has one .*no IP-Adapter is here"):
         drawing.make_request(referring)
     assert "" in follow.receive(id, "sd15", "", "none").values()  # nothing that needs a download is chosen unasked
+
+
+def test_every_example_is_a_request_that_its_chip_sets_up(drawing: ControlDrawing, services: Services) -> None:
+    shown = examples(services)
+    assert {spec.id for spec in shown} == {f"tabletop-{name}" for name in ("canny", "depth", "pose", "tile", "ip")}
+    page_html = examples_html(services)
+    for spec in shown:
+        assert f'data-pick="{spec.id}"' in page_html
+        request = example_request(services, spec.id)
+        updates = {**drawing.form.show(request, services), **drawing.fields.show(request, services)}
+        again = drawing.make_request(after(page(drawing), updates))
+        assert (again.prompt, again.controls, again.references) == (
+            request.prompt, request.controls, request.references,
+        )  # fmt: skip
+    with pytest.raises(InvalidRequest, match="one of"):
+        example_request(services, "telepathy")

@@ -30,7 +30,7 @@ from studio.perflow.merge import KeptBase
 from studio.perflow.safefile import read_header
 from studio.runs.exports import LORA_FILE
 from trainer.cards import metadata
-from trainer.controls import control_of_scene
+from trainer.controls import control_of_scene, image_from
 from trainer.facts import facts_of
 from trainer.lora_layouts import diffusers_layout
 from trainer.tabletop import models
@@ -51,7 +51,8 @@ SHARD = "9MB"
 SINGLE_FILE = "diffusion_pytorch_model.safetensors"
 FACTS = "recipe.json"
 IP_ADAPTER_FILE = "ip-adapter.safetensors"
-EXAMPLE_SEED = 20_000_006  # a test scene with a figure
+EXAMPLE = "example.png"
+EXAMPLE_SEED, REFERENCE_SEED = 20_000_006, 20_000_007  # test scenes: one with a figure, and another
 
 
 def export(recipe: Recipe) -> None:
@@ -207,13 +208,12 @@ def _controls(recipe: Recipe, folder: Path) -> None:
             network = recipe.read(control, new_controlnet()).half()
             _emptied(folder / control)
             network.save_pretrained(folder / control)
-            _example_map(control).save(folder / control / "example.png")
+            _example_map(control).save(folder / control / EXAMPLE)
 
 
 def _example_map(control: str) -> Image.Image:
     seen = render(random_scene(EXAMPLE_SEED))
-    made = control_of_scene(control, seen, (seen.rgb * 255).round().to(torch.uint8))
-    return Image.fromarray(made.permute(1, 2, 0).numpy())
+    return image_from(control_of_scene(control, seen, (seen.rgb * 255).round().to(torch.uint8)))
 
 
 def _ip_adapter(recipe: Recipe, folder: Path) -> None:
@@ -221,6 +221,8 @@ def _ip_adapter(recipe: Recipe, folder: Path) -> None:
         _emptied(folder)
         adapter = recipe.read(IP_ADAPTER, IPAdapter(models.new_unet()))
         save_file(adapter.file(), folder / IP_ADAPTER_FILE)
+        seen = render(random_scene(REFERENCE_SEED))
+        image_from((seen.rgb * 255).round().to(torch.uint8)).save(folder / EXAMPLE)
 
 
 def _multiview(recipe: Recipe, folder: Path) -> None:
