@@ -157,7 +157,7 @@ class PictureStore:
         folder.mkdir(parents=True, exist_ok=True)
 
     def keep(self, image: Image.Image) -> str:
-        """Keep a picture (RGB or L) and return its id. Raises `StorageError`."""
+        """Keep a picture (RGB, RGBA or L) and return its id. Raises `StorageError`."""
         id = picture_id(image)
         path = self._path(id)
         if path.exists():

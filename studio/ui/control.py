@@ -22,11 +22,11 @@ from studio.ui.control_fields import (
     Updates,
     Values,
     control_facts_html,
-    drawn_picture,
 )
 from studio.ui.control_lack import lack_in_words, of_kind, off_or_lacking
 from studio.ui.control_layout import build_control_fields
 from studio.ui.destinations import Destination, SettingsTaker, Source
+from studio.ui.editor_pictures import drawn_picture
 from studio.ui.feedback import failure_html, field_error_html
 from studio.ui.form import Form
 from studio.ui.form_events import connect_form
@@ -209,7 +209,7 @@ def _destinations(services: Services, form: Form, fields: ControlFields) -> tupl
     def follow(history_id: str, model: str, control: str, annotator: str) -> Updates:
         chosen = _pick(services, model, "controlnet", control)
         picture = {"background": str(services.history.get(history_id).path), "layers": [], "composite": None}
-        values = {unit.control: chosen, unit.annotator: annotator}
+        values: dict[Any, Any] = {unit.control: chosen, unit.annotator: annotator}
         facts = {} if chosen == control else _choose_control(services, unit, values)
         return {
             unit.fold: gr.update(open=True), unit.control: chosen, **facts, unit.picture: picture, unit.words: "",
@@ -250,8 +250,8 @@ def _pick(services: Services, model: str, kind: str, chosen: str) -> str:
     """
     found = of_kind(services.controls(model), kind)
     if not found:
-        title = services.catalog.model(model).title
-        raise NotFound(f"{lack_in_words(kind, title)} (It is the model in the {TITLE} tab.)")
+        title = f"{services.catalog.model(model).title}, the model in the {TITLE} tab,"
+        raise NotFound(lack_in_words(kind, title))
     if chosen in {each.spec.id for each in found}:
         return chosen
     return next((each.spec.id for each in found if each.on_disk), "")

@@ -12,6 +12,7 @@ from studio.catalog import Catalog
 from studio.engine.diffusion import DiffusionEngine
 from studio.inputs import PictureStore
 from studio.types import GenerationRequest, GenerationResult, Guidance
+from tests.multiview.tiny_views import write_views
 from tests.tiny import tiny_controlnet, tiny_delta, tiny_ip_adapter, tiny_lora, tiny_pipeline_folder
 
 FAMILIES = ("sd15", "sd21", "sdxl", "tabletop")
@@ -107,6 +108,29 @@ file = "adapter.safetensors"
 image_encoder = "image_encoder"
 """
 
+SECOND_ADAPTER = """
+[ip2-{family}]
+title = "Another tiny IP-Adapter for {family}"
+kind = "ip_adapter"
+origin = "builtin"
+family = "{family}"
+source = "ip2-{family}"
+file = "adapter.safetensors"
+image_encoder = "image_encoder"
+"""
+
+VIEWS = """
+[views-sd15]
+title = "Tiny views"
+family = "sd15"
+kind = "builtin"
+source = "views-sd15"
+vae = "sd15/vae"
+native_width = 64
+native_height = 64
+default_accelerator = "perflow-sd15"
+"""
+
 MINUS_ACCELERATOR = """
 [perflow-minus]
 title = "PeRFlow by subtraction"
@@ -132,7 +156,9 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_controlnet(folder / f"control-{family}" / "one", pipeline)
         tiny_controlnet(folder / f"control-{family}" / "two", pipeline, seed=13)
         tiny_ip_adapter(folder / f"ip-{family}", pipeline)
+        tiny_ip_adapter(folder / f"ip2-{family}", pipeline, seed=14)
     tiny_pipeline_folder(folder / "sd15-student", "sd15", seed=7)
+    write_views(folder / "views-sd15", folder / "sd15")
     return folder
 
 
@@ -146,7 +172,8 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
         accelerators += ACCELERATORS.format(family=family, head="v_prediction" if is_v else "ddim_eps")
     for id in ("ddim", "dpmpp"):
         accelerators += PLAIN.format(id=id)
-    controls = "".join(CONTROLS.format(family=family) for family in FAMILIES)
+    controls = "".join((CONTROLS + SECOND_ADAPTER).format(family=family) for family in FAMILIES)
+    (folder / "multiview.toml").write_text(VIEWS, encoding="utf-8")
     (folder / "controls.toml").write_text(controls, encoding="utf-8")
     (folder / "models.toml").write_text(models, encoding="utf-8")
     (folder / "accelerators.toml").write_text(accelerators, encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from studio.conditions import ControlUnit, InitialImage, Reference
 from studio.engine.diffusion import DiffusionEngine
 from studio.errors import IncompatibleWeights, InvalidRequest, NotFound
 from studio.inputs import PictureStore
-from studio.perflow import weights_sha256
 from studio.types import GenerationRequest, StepPreview
 from tests.engine.conftest import FAMILIES, result_of
 
@@ -250,50 +248,6 @@ def test_a_strength_below_one_step_is_refused_with_what_to_raise(ask: Ask, photo
 
 
 # --- nothing stays ----------------------------------------------------------------------------------------------------
-
-
-def _random_request(turn: random.Random, ask: Ask, lines: str, photo: str, mask: str) -> GenerationRequest:
-    family = turn.choice(["sd15", "sd15", "sd15", "sdxl", "tabletop"])
-    controls = turn.sample([f"canny-{family}", f"depth-{family}"], turn.randint(0, 2))
-    initial = InitialImage(image=photo, strength=turn.choice([0.5, 1.0]), mask=turn.choice([None, mask]))
-    return ask(
-        family,
-        accelerator=turn.choice([f"perflow-{family}", f"lcm-{family}", "ddim", "dpmpp"]),
-        accelerator_strength=turn.choice([1.0, 0.5]),
-        guidance=turn.choice([1.0, 3.0]),
-        steps=2,
-        controls=tuple(ControlUnit(control=id, image=turn.choice([lines, photo]), weight=0.8) for id in controls),
-        references=(Reference(adapter=f"ip-{family}", image=photo),) * turn.choice([0, 0, 1, 2]),
-        initial=turn.choice([None, initial]),
-    )
-
-
-def test_random_sequences_leave_no_residue(
-    engine, ask: Ask, catalog: Catalog, assets: Path, pictures: PictureStore, lines: str, photo: str, left_half: str
-):
-    """Whatever came before, a request draws what a fresh pipeline draws, and the bare base's hash never changes."""
-    turn = random.Random(4)
-    hashes: dict[str, str] = {}
-    last = None
-    for number in range(24):
-        request = _random_request(turn, ask, lines, photo, left_half)
-        result = result_of(engine.generate(request))
-        assert hashes.setdefault(request.model, result.receipt.base_sha256) == result.receipt.base_sha256
-        last = (request, result)
-        if number % 4 == 3:
-            fresh = DiffusionEngine(
-                catalog, assets_dir=assets, device="cpu", dtype="fp32", offline=True, open_picture=pictures.open
-            )
-            again = np.asarray(result_of(fresh.generate(request)).images[0].image).astype(int)
-            fresh.close()
-            difference = np.abs(again - np.asarray(result.images[0].image).astype(int)).max()
-            assert difference <= 1, (difference, number, request)
-    assert last is not None
-    resident = engine._loader._resident
-    assert resident is not None
-    resident.controls.detach_adapters()
-    resident.unet.undress()
-    assert weights_sha256(resident.pipe.unet) == hashes[last[0].model]
 
 
 def test_taking_everything_off_leaves_the_unet_as_it_was(engine, ask: Ask, lines: str, photo: str):

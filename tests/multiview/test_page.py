@@ -61,7 +61,7 @@ def test_a_picture_becomes_views_over_the_api(client: Client, picture: Path) -> 
 def test_the_api_refuses_in_sentences_and_then_works(client: Client, picture: Path, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "white").save(tmp_path / "empty.png")
     (tmp_path / "text.png").write_text("no picture")
-    for file, words in (("empty.png", "no object found"), ("text.png", "expected a PNG, JPEG or WebP")):
+    for file, words in (("empty.png", "no object found"), ("text.png", "expected a PNG, JPEG or WEBP")):
         with pytest.raises(AppError, match=words):
             client.predict(handle_file(tmp_path / file), api_name="/multiview")
     with pytest.raises(AppError, match="one that fits"):

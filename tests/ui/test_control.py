@@ -22,9 +22,9 @@ from studio.settings import Settings
 from studio.types import GenerationRequest
 from studio.ui.control import ControlDrawing, build_control, with_errors_of_pictures
 from studio.ui.control_examples import example_request, examples, examples_html
-from studio.ui.control_fields import background, drawn_picture, painted
 from studio.ui.control_layout import build_control_fields
 from studio.ui.destinations import either
+from studio.ui.editor_pictures import background, drawn_picture, painted
 from studio.ui.form_layout import build_form
 from studio.ui.text_to_image import build_result
 from tests.test_inputs import photo
@@ -194,7 +194,9 @@ def test_where_a_model_has_nothing_to_follow_by_a_sentence_stands_and_nothing_mo
     words = fields.offer(services.controls("tabletop"), "Tabletop")[fields.none_here]
     assert "No ControlNet for Tabletop is here yet" in words
     assert "No IP-Adapter for Tabletop is here yet" in words
-    with pytest.raises(NotFound, match=r"No ControlNet for Tabletop \(built in\) is here yet.*choose Stable Diffusion"):
+    with pytest.raises(
+        NotFound, match=r"No ControlNet for Tabletop .*the model in the Control tab, is here yet.*choose Stable"
+    ):
         follow.receive(id, "tabletop", "", "none")
     with pytest.raises(NotFound, match="No IP-Adapter for Tabletop"):
         refer.receive(id, "tabletop", "")
