@@ -20,7 +20,6 @@ import contextlib
 import json
 import logging
 import platform
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -226,34 +225,51 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=12, help="objects of the multiview row")
     parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--style-minutes", type=float, default=4.0)
+    parser.add_argument("--only", choices=("diffusion", "multiview"), help="keep the last report's other rows")
     parser.add_argument("--assets", type=Path, default=Path("assets"))
     parser.add_argument("--presets", type=Path, default=Path("presets"))
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    began = time.perf_counter()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    report = arguments.out / "transfer.json"
+    rows = json.loads(report.read_text()) if arguments.only and report.exists() else []
+    kept = {row["name"]: row for row in rows}
+    if arguments.only != "multiview":
+        measured, shown = diffusion_rows(arguments)
+        sheet(shown).save(arguments.out / "transfer.png")
+        kept |= {row["name"]: row for row in measured}
+    if arguments.only != "diffusion" and (arguments.assets / MODEL).is_dir():
+        row = views_row(arguments.assets, arguments.presets, arguments.objects)
+        kept[row["name"]] = row
+    report.write_text(json.dumps(list(kept.values()), indent=1))
+    text = f"{setting(arguments)}\n\n{table(list(kept.values()))}\n"
+    (arguments.out / "transfer.md").write_text(text)
+    print(text)
+
+
+def diffusion_rows(arguments: argparse.Namespace) -> tuple[list[dict], list[list[list[Image.Image]]]]:
+    """Every workflow whose weights are there, and its pictures."""
     style = styled_base(arguments.assets, arguments.cache, arguments.style_minutes)
     studio = Studio(arguments.assets, arguments.presets, style)
     rows, shown = [], []
     with contextlib.closing(studio.engine):
         for case in cases(Eyes(arguments.assets)):
-            if (not case.control and not case.adapter) or studio.engine.is_on_disk(case.control or case.adapter):
+            attached = case.control or case.adapter
+            if not attached or studio.engine.is_on_disk(attached):
                 row, pictures = follow(studio, case, arguments.count, arguments.guidance)
                 rows.append(row)
                 shown.append(pictures)
-    if (arguments.assets / MODEL).is_dir():
-        rows.append(views_row(arguments.assets, arguments.presets, arguments.objects))
-    head = (
-        f"{arguments.count} unseen scenes a workflow ({arguments.objects} objects for multiview), CFG "
-        f"{arguments.guidance:g}, one seed each. {platform.machine()}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}, {(time.perf_counter() - began) / 60:.0f} minutes."
+    return rows, shown
+
+
+def setting(arguments: argparse.Namespace) -> str:
+    """What the figures were measured on and with."""
+    return (
+        f"{arguments.count} unseen scenes a workflow at CFG {arguments.guidance:g}, {arguments.objects} objects for "
+        f"multiview, one seed each. {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}."
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "transfer.json").write_text(json.dumps(rows, indent=1))
-    (arguments.out / "transfer.md").write_text(f"{head}\n\n{table(rows)}\n")
-    sheet(shown).save(arguments.out / "transfer.png")
-    print(table(rows))
 
 
 if __name__ == "__main__":
