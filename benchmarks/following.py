@@ -51,7 +51,7 @@ def edge_f1(drawn: Image.Image, subject: Subject) -> float:
 
 def tile_psnr(drawn: Image.Image, subject: Subject) -> float:
     """PSNR of the drawing against the scene, both at the tile's own size."""
-    small = (IMAGE_SIZE // TILE_FACTOR,) * 2
+    small = IMAGE_SIZE // TILE_FACTOR, IMAGE_SIZE // TILE_FACTOR
     one, other = (np.asarray(each.resize(small, Image.Resampling.BOX), float) for each in (drawn, subject.true))
     return psnr_of(one, other)
 

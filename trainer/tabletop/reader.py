@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -192,7 +192,8 @@ def reading_errors(recipe: Recipe, count: int = 200) -> dict[str, float]:
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's, over all places; 0 where one of them is even."""
-    found = float(spearmanr(a.ravel(), b.ravel()).statistic)
+    correlation: Any = spearmanr(a.ravel(), b.ravel())
+    found = float(correlation.statistic)
     return 0.0 if np.isnan(found) else found
 
 
