@@ -66,8 +66,8 @@ layout of the published IP-Adapters (arXiv 2308.06721). Trained on the unacceler
         "Tabletop's views",
         """Wonder3D's network (arXiv 2310.15008) in miniature: from a picture of one thing of the tabletop world it
 draws six orthographic views with normal maps. Grown from the unaccelerated Tabletop UNet, so the family's delta weights
-add to it by name. Only what its training changed is stored (attention, the label, the convolutions at full resolution);
-the rest is the base's. It uses the autoencoder of `tabletop` and the image encoder of `tabletop-clip`.""",
+add to it by name. Only what its training changed is stored (attention, the label, some convolutions at full
+resolution); the rest is the base's. It uses the autoencoder of `tabletop` and the image encoder of `tabletop-clip`.""",
         ("multiview",),
     ),
     "judge": (
