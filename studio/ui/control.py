@@ -42,7 +42,7 @@ TITLE = "Control"
 EMPTY = (
     '<div class="stage empty"><h2>Draw what a picture shows</h2><p>Bring a picture at the left: begin from it, paint '
     "over a part to draw that anew, or let a control unit follow its edges, depth or pose. Then say in words what it "
-    "shall become.</p></div>"
+    "shall become. Or click an example there.</p></div>"
 )
 OF_PICTURES = (
     "control", "control_image", "control_weight", "control_start", "control_end", "control_resize",

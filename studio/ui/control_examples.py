@@ -26,7 +26,8 @@ def examples_html(services: Services) -> str:
     specs = examples(services)
     if not specs:
         return ""
-    return chips_html("Examples to follow", ((spec.id, spec.title, f"Set up: {spec.description}") for spec in specs))
+    chips = chips_html("Examples", ((spec.id, spec.title, f"Set up: {spec.description}") for spec in specs))
+    return f'<p class="facts"><span>One click sets up an example to follow:</span></p>{chips}'
 
 
 def example_request(services: Services, id: str) -> GenerationRequest:

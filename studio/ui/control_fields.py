@@ -189,7 +189,10 @@ class ControlFields:
             updates |= _show_unit(unit, chosen, updates, services)
         for fields, reference in zip(self.references, request.references, strict=False):
             updates |= _show_reference(fields, reference, updates, services)
-        return updates | self.show_initial(request.initial, services)
+        updates |= self.show_initial(request.initial, services)
+        if request.initial is None and (request.controls or request.references):
+            updates[self.initial.fold] = gr.update(open=False)  # what is followed stands below it
+        return updates
 
     def show_initial(self, initial: InitialImage | None, services: Services) -> Updates:
         """The picture to begin from, its mask painted on it."""
