@@ -94,7 +94,8 @@ class HistoryIndex:
         """Every input picture that a row's request names."""
         rows = self._table.rows(
             "SELECT description FROM pictures WHERE instr(description, '\"controls\"') > 0 "
-            "OR instr(description, '\"references\"') > 0 OR instr(description, '\"initial\"') > 0"
+            "OR instr(description, '\"references\"') > 0 OR instr(description, '\"initial\"') > 0 "
+            "OR instr(description, '\"upscale\": {') > 0"
         )
         requests = (GenerationRequest.from_json(json.loads(text)["request"]) for (text,) in rows)
         return {id for request in requests for id in request.pictures}

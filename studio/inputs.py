@@ -33,15 +33,16 @@ _FILE = re.compile(r"([0-9a-f]{64})\.png")
 # --- taking ---------------------------------------------------------------------------------------------------------
 
 
-def take(source: Path | str | Image.Image | None, what: str) -> Image.Image:
-    """An uploaded picture as RGB, upright, at most 2048 pixels a side. `what` is what errors call it ("control_image").
+def take(source: Path | str | Image.Image | None, what: str, *, shrinks: bool = True) -> Image.Image:
+    """An uploaded picture as RGB, upright; shrunk to at most 2048 pixels a side, unless its every pixel counts.
 
-    Raises `InvalidRequest` and `UnsafeFile`, each a sentence.
+    `what` is what errors call it ("control_image"). Raises `InvalidRequest` and `UnsafeFile`, each a sentence.
     """
     image = _open(source, what)
     check_proportions(image, what)
     image = on_white(ImageOps.exif_transpose(image))
-    image.thumbnail((MAX_KEPT_SIDE_PIXELS, MAX_KEPT_SIDE_PIXELS), Image.Resampling.LANCZOS)
+    if shrinks:
+        image.thumbnail((MAX_KEPT_SIDE_PIXELS, MAX_KEPT_SIDE_PIXELS), Image.Resampling.LANCZOS)
     return image
 
 
