@@ -159,7 +159,7 @@ class UpscaleSpec:
     """How pictures are best enlarged by the models of a family; `id` is the family's name.
 
     `creativity` is for tiles that a tile ControlNet holds, `creativity_alone` for those that nothing holds but their
-    own beginning. `guidance` is the accelerator's where none is given.
+    own beginning. Steps and guidance are the accelerator's where none are given.
     """
 
     id: str
@@ -168,6 +168,7 @@ class UpscaleSpec:
     creativity: float = 0.5
     creativity_alone: float = 0.25
     weight: float = 1.0
+    steps: int | None = None
     guidance: tuple[float, ...] = ()
     reason: str = ""
 

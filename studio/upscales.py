@@ -81,6 +81,7 @@ class Upscales:
         overlap: int | None = None,
         control: str | None = None,
         weight: float | None = None,
+        steps: int | None = None,
         guidance: Any = None,
         **choices: Any,
     ) -> GenerationRequest:
@@ -105,9 +106,11 @@ class Upscales:
         size = self._size_of(upscale)
         if guidance is None and advised.guidance:
             guidance = advised.guidance
+        steps = advised.steps if steps is None else steps
         return self._resolve(
-            **choices, model=model, guidance=guidance, width=size[0], height=size[1], num_images=1, upscale=upscale
-        )
+            **choices, model=model, steps=steps, guidance=guidance, width=size[0], height=size[1], num_images=1,
+            upscale=upscale,
+        )  # fmt: skip
 
     def estimate(self, request: GenerationRequest, plan: StepPlan) -> Estimate:
         """Tiles and network calls of a request, whose plan is that of a tile."""

@@ -77,7 +77,7 @@ def share_noise(sampler: Any, tile: Tile, latents_of_all: TiledLatents) -> None:
     def shared(model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, generator: Any = None,
                return_dict: bool = True) -> Any:  # fmt: skip
         output: Any = step(model_output, timestep, sample, generator=generator, return_dict=True)
-        place = sampler.step_index
+        place = sampler.step_index or 0
         if place < len(sampler.timesteps):
             noise = latents_of_all.noise(tile, place).to(sample)
             following = int(sampler.timesteps[place]) + 1

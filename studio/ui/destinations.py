@@ -44,15 +44,19 @@ class SettingsTaker:
         return self.choose_tab(request) if self.choose_tab else self.tab_id
 
 
-def either(plain: SettingsTaker, following: SettingsTaker) -> SettingsTaker:
-    """Two tabs as one: a request that follows pictures goes to `following`, any other to `plain`."""
+def either(plain: SettingsTaker, following: SettingsTaker, enlarging: SettingsTaker | None = None) -> SettingsTaker:
+    """Tabs as one: a request that enlarges goes to `enlarging`, one that follows pictures to `following`, any other to
+    `plain`."""
+    takers = [each for each in (plain, following, enlarging) if each is not None]
 
     def choose(request: GenerationRequest) -> SettingsTaker:
+        if enlarging is not None and request.upscale is not None:
+            return enlarging
         return following if request.pictures else plain
 
     return SettingsTaker(
         tab_id=plain.tab_id,
-        outputs=[*plain.outputs, *following.outputs],
+        outputs=[output for taker in takers for output in taker.outputs],
         take=lambda request: choose(request).take(request),
         choose_tab=lambda request: choose(request).tab_id,
     )

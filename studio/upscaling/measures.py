@@ -1,8 +1,9 @@
 """How well a picture was enlarged: whether seams show where its tiles meet, and whether it is still the same picture.
 
-A seam is a step in brightness along a tile's border. For each stretch of a border: the gradient energy across it (mean
-squared difference of the two rows of pixels beside it) over that of the rows a few pixels away (their median, so that
-an edge of the picture among them does not hide a seam). 1 means that the border is as smooth as its surroundings.
+A seam is a step in brightness along a tile's border. For each stretch of a border: the gradient energy across it (the
+squared difference of the two rows of pixels beside it) over that of the rows a few pixels away. 1 means that the border
+is as smooth as its surroundings. Medians are taken along the border and among the rows: a seam runs all along a
+stretch, while an object's edge only crosses it.
 Where an autoencoder leaves a grid of 8 pixels everywhere, the rows at the same place of that grid are the surroundings
 instead; and where the enlarged input has an edge on the border already, the picture is not blamed for it.
 The whole picture's ratio is the geometric mean of its stretches', by length.
@@ -90,7 +91,7 @@ def _energies(piece: Image.Image, line: Line, box: tuple[int, int, int, int]) ->
     """Gradient energy across a line and that beside it, in squared levels of 255."""
     levels = np.asarray(piece.convert("RGB"), np.float32)
     across = 1 if line.is_vertical else 0
-    steps = np.square(np.diff(levels, axis=across)).mean(axis=(1 - across, 2))
+    steps = np.median(np.square(np.diff(levels, axis=across)).mean(axis=2), axis=1 - across)
     middle = line.at - box[0 if line.is_vertical else 1] - 1
     distance = np.abs(np.arange(len(steps)) - middle)
     near = _median(steps[distance >= NEAREST_PIXELS])

@@ -38,9 +38,9 @@ def with_tiles(grid: Grid, step: float, *, faded: bool) -> Image.Image:
 
 
 def test_hard_edges_between_tiles_measure_as_seams_and_faded_ones_do_not() -> None:
-    hard, faded = (find_seams(with_tiles(GRID, 12, faded=each), ENLARGED, GRID) for each in (False, True))
+    hard, faded = (find_seams(with_tiles(GRID, 9, faded=each), ENLARGED, GRID) for each in (False, True))
     assert hard.ratio > 1.3
-    assert hard.worst > 10
+    assert hard.worst > 5
     assert faded.ratio < 1.05
     assert len(hard.above(2.0)) > 4
     assert hard.above(2.0)[0].ratio == hard.worst
