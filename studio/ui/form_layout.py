@@ -57,7 +57,7 @@ def build_form(
     """Put the form on the page, in the current context, filled with what is advised for the starting model.
 
     Elements are named `<tab_id>-<field>`, so that several tabs may have the form. Without `has_size` the picture's size
-    and number are not for the form to choose.
+    and number are not for the form to choose, and so it does not tell the plan and its cost either.
     """
     start = services.resolve(prompt="", seed=0)
     spec = services.catalog.model(start.model)
@@ -169,7 +169,7 @@ def _build_steps(
     _error(parts, name, "steps")
     presets = [(each.id, each.title, each.description) for each in services.catalog.presets]
     parts["presets"] = pickable_html(_chips("Presets", presets), elem_id=name("presets"), visible=bool(presets))
-    parts["grid"] = plain_html(grid_html(services.plan(start)), elem_id=name("grid"))
+    parts["grid"] = plain_html(grid_html(services.plan(start)), elem_id=name("grid"), visible=has_size)
     advice = advice_html(parts["advised"](spec, accelerator), accelerator.reason, differs=False)
     parts["advice"] = plain_html(advice, elem_id=name("advice"), visible=has_size)
     parts["follow_advice"] = gr.Button(

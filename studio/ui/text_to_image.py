@@ -68,7 +68,9 @@ def build_text_to_image(services: Services) -> tuple[Source, SettingsTaker, Star
     with gr.Row(elem_classes="bench"):
         with gr.Column(scale=5, min_width=300, elem_classes="inputs"):
             form = build_form(services, TAB_ID)
-            further = gr.Button("Draw and enlarge ×2", size="sm", elem_id=f"{TAB_ID}-further")
+            assert form.generate.parent is not None
+            with form.generate.parent:
+                further = gr.Button("Draw and enlarge", size="lg", min_width=120, elem_id=f"{TAB_ID}-further")
         with gr.Column(scale=8, min_width=300, elem_classes="output"):
             result = build_result(TAB_ID, stage.empty_html(EXAMPLES[0]))
     connect_form(form, services)
@@ -131,7 +133,9 @@ class Drawing:
         yield from self.draw_request(lambda: self.make_request(values), session)
 
     def draw_request(self, make: Callable[[], GenerationRequest], session: gr.Request) -> Iterator[Updates]:
-        """The same for a request that is not made of the form's values."""
+        """The same for a request that is not made of the form's values; nothing while another is at work here."""
+        if session.session_hash in self._stops:
+            return
         try:
             request = make()
         except InvalidRequest as error:

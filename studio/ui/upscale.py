@@ -81,6 +81,7 @@ def build_upscale(services: Services, starter: Starter, tabs: gr.Tabs) -> tuple[
         with gr.Column(scale=8, min_width=300, elem_classes="output"):
             result = build_result(TAB_ID, EMPTY)
             finished = build_finished(TAB_ID)
+    form.generate.value = "Enlarge"
     form = replace(form, errors={**form.errors, **dict.fromkeys(OF_PICTURE, fields.error)})
     connect_form(form, services)
     drawing = Enlarging(services, form, result, fields, finished)
@@ -150,12 +151,13 @@ class Enlarging(Drawing):
             return {fields.estimate: "", fields.error: ""}
         try:
             request = self.make_request(values)
-            estimate = self.services.upscales.estimate(request, self.services.plan(request))
+            plan = self.services.plan(request)
         except InvalidRequest as error:
             return {fields.estimate: "", fields.error: field_error_html(error)}
         except StudioError as error:
             return {fields.estimate: "", fields.error: failure_html(error)}
-        return {fields.estimate: estimate_html(estimate), fields.error: ""}
+        estimate = self.services.upscales.estimate(request, plan)
+        return {fields.estimate: estimate_html(estimate, plan), fields.error: ""}
 
     def change_model(self, model: str) -> Updates:
         """Another model: its tile ControlNets, and what it does best with."""
@@ -344,7 +346,8 @@ def _connect_starter(starter: Starter, drawing: Enlarging, place: Destination, t
             yield from drawing.draw(values, session)
 
     begun = starter.button.click(first.draw, first.inputs, first.outputs, concurrency_limit=None, **QUIETLY)
-    brought = begun.then(bring, first.result.chosen, [*place.outputs, tabs], **QUIETLY)
+    outputs: list[Any] = [*place.outputs, tabs]
+    brought = begun.then(bring, first.result.chosen, outputs, **QUIETLY)
     brought.then(
         enlarge, {*drawing.inputs, first.result.chosen}, drawing.outputs, concurrency_limit=None, **QUIETLY
     )  # fmt: skip

@@ -7,9 +7,9 @@ from html import escape
 
 from PIL import Image
 
-from studio.types import GenerationRequest, StepDone, StepPreview, UpscaleReport, UpscaleSpec
+from studio.types import GenerationRequest, StepDone, StepPlan, StepPreview, UpscaleReport, UpscaleSpec
 from studio.ui import stage
-from studio.ui.windows_view import data_uri, plural, where_in_words
+from studio.ui.windows_view import data_uri, grid_html, plural, where_in_words
 from studio.upscales import Estimate, Measured
 from studio.upscaling.measures import heat_map
 
@@ -27,13 +27,13 @@ def facts_html(spec: UpscaleSpec, *, has_control: bool) -> str:
     return f'<p class="facts"><span>{escape(words)}</span></p>'
 
 
-def estimate_html(estimate: Estimate) -> str:
-    """What a click will make and take."""
+def estimate_html(estimate: Estimate, plan: StepPlan) -> str:
+    """What a click will make and take, and the steps of each tile."""
     words = (
         f"{estimate.width} × {estimate.height} pixels: {plural(estimate.num_tiles, 'tile')}, "
         f"{plural(estimate.num_network_calls, 'network call')}"
     )
-    return f'<p class="facts"><span class="cost">{words}</span></p>'
+    return f'<p class="facts"><span class="cost">{words}. </span>Each tile:</p>{grid_html(plan)}'
 
 
 def tile_in_words(event: StepDone) -> str:

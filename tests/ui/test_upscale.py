@@ -77,6 +77,7 @@ def test_the_cost_stands_there_before_the_click_and_so_does_what_is_wrong(drawin
     fields = drawing.fields
     known = drawing.estimate(page(drawing, {fields.picture: file, fields.factor: 8}))
     assert "800 × 560 pixels: 48 tiles, 48 network calls" in known[fields.estimate]
+    assert "the last 1 of 8 steps run" in known[fields.estimate]
     wrong = drawing.estimate(page(drawing, {fields.picture: file, fields.overlap: 128}))
     assert "Overlap: expected a whole number from 16 to 64" in wrong[fields.error]
     assert wrong[fields.estimate] == ""
