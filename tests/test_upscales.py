@@ -47,7 +47,7 @@ def test_what_a_model_does_best_is_data(services: Services) -> None:
     assert upscale is not None
     assert (upscale.tile, upscale.overlap, upscale.control) == (128, 32, "tabletop-tile")
     assert (request.width, request.height) == (256, 192)
-    assert (request.steps, request.guidance.scales, services.plan(request).num_network_calls) == (8, (1.0,), 1)
+    assert (request.steps, request.guidance.scales, services.plan(request).num_network_calls) == (8, (1.0,), 2)
     alone = request_of(services, control="none", model="sd15").upscale
     held = request_of(services, model="sd15")
     assert alone is not None

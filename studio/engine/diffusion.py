@@ -39,6 +39,7 @@ from studio.engine.device import (
 )
 from studio.engine.drawing import SMALLER, Drawn, Order, draw
 from studio.engine.hub import Hub, Say
+from studio.engine.lens import Lens
 from studio.engine.loader import Loader, Resident
 from studio.engine.prompts import EncodedPrompt
 from studio.engine.samplers import make_sampler, plan_request
@@ -58,9 +59,7 @@ from studio.types import (
     MemoryRoom,
     ModelSpec,
     Receipt,
-    StepDone,
     StepPlan,
-    StepPreview,
     UpscaleReport,
     never,
 )
@@ -258,10 +257,10 @@ class DiffusionEngine:
         )
         sampler = partial(make_sampler, resident.noise_schedule, job.model, job.accelerator, worn.facts)
         if request.upscale is not None:
-            return self._upscale(resident, job, order, sampler, warnings, _Lens(job, 0, emit, previews))
+            return self._upscale(resident, job, order, sampler, warnings, Lens(job.plan, emit, is_seen=previews))
         images, all_drawn = [], []
         for index in range(request.num_images):
-            lens = _Lens(job, index, emit, previews)
+            lens = Lens(job.plan, emit, image_index=index, num_images=request.num_images)
             own = replace(order, seed=request.seed + index)
             drawn = draw(resident.pipe, sampler(), own, resident.preview if previews else None, lens.show)
             images.append(GeneratedImage(image=drawn.image, seed=own.seed, lens=tuple(lens.previews)))
@@ -270,7 +269,7 @@ class DiffusionEngine:
         return _Made(images=tuple(images), drawn=all_drawn, warnings=list(dict.fromkeys(warnings)))
 
     def _upscale(
-        self, resident: Resident, job: _Job, order: Order, sampler: Callable[[], Any], warnings: list[str], lens: _Lens
+        self, resident: Resident, job: _Job, order: Order, sampler: Callable[[], Any], warnings: list[str], lens: Lens
     ) -> _Made:
         request, upscale = job.request, job.request.upscale
         assert upscale is not None
@@ -326,46 +325,6 @@ class DiffusionEngine:
             controls_sha256=dict(attached.sha256 or {}),
             upscale=made.upscale,
         )
-
-
-class _Lens:
-    """The previews of one image, as they are emitted."""
-
-    def __init__(self, job: _Job, image_index: int, emit: Emit[GenerationEvent], previews: bool) -> None:
-        self._job, self._index, self._emit, self._is_seen = job, image_index, emit, previews
-        self.previews: list[StepPreview] = []
-
-    def show(self, step: int, seconds: float, image: Image.Image | None) -> None:
-        """A step of the picture."""
-        self._told(self._done(step, seconds), image)
-
-    def tell(self, tile: int, num_tiles: int, step: int, seconds: float, image: Image.Image | None) -> None:
-        """A step of one of its tiles, and after the last one the picture so far."""
-        done = replace(self._done(step, seconds), tile=tile, num_tiles=num_tiles)
-        self._told(done, image if self._is_seen else None)
-
-    def _done(self, step: int, seconds: float) -> StepDone:
-        plan = self._job.plan
-        return StepDone(
-            image_index=self._index,
-            num_images=self._job.request.num_images,
-            step=step,
-            num_steps=len(plan.timesteps),
-            timestep=plan.timesteps[step - 1],
-            window=plan.windows[step - 1],
-            num_time_windows=plan.num_time_windows,
-            guidance=plan.guidance[step - 1],
-            seconds=seconds,
-        )
-
-    def _told(self, done: StepDone, image: Image.Image | None) -> None:
-        if image is None:
-            self._emit(done)
-            return
-        preview = StepPreview(**vars(done), image=image)
-        if not done.num_tiles:
-            self.previews.append(preview)
-        self._emit(preview)
 
 
 def _no_picture(id: str) -> Image.Image:

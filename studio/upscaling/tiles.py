@@ -32,7 +32,7 @@ class Tile:
         return self.left, self.top, self.left + self.side, self.top + self.side
 
     def weights(self, grain: int = 1) -> np.ndarray:
-        """How much of this tile counts at each place, rows by columns in units of `grain` pixels, above 0 to 1."""
+        """How much of this tile counts at each place, rows by columns in units of `grain` pixels, 0 to 1."""
         down, across = (ramp(self.side // grain, fade // grain) for fade in (self.fade_top, self.fade_left))
         return down[:, None] * across[None, :]
 
@@ -104,9 +104,13 @@ def lay(width: int, height: int, side: int, overlap: int) -> Grid:
 
 
 def ramp(length: int, fade: int) -> np.ndarray:
-    """1 everywhere but over the first `fade` places, where it climbs from above 0 to below 1 in equal steps."""
+    """1 everywhere but over the first `fade` places, where it climbs from 0 to 1 in equal steps, in their middle half.
+
+    What lies nearest to a tile's edge never counts: networks pad with zeros beyond it, and that shows.
+    """
     weights = np.ones(length, np.float32)
-    weights[:fade] = (np.arange(fade, dtype=np.float32) + 0.5) / max(fade, 1)
+    places = (np.arange(fade, dtype=np.float32) + 0.5) / max(fade, 1)
+    weights[:fade] = (2 * places - 0.5).clip(0, 1)
     return weights
 
 

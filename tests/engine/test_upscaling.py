@@ -47,7 +47,7 @@ def enlarge(ask: Ask, small: str) -> Callable[..., GenerationRequest]:
     """A request that doubles it in four tiles of 64 pixels."""
 
     def make(steps: int = 2, accelerator: str = "perflow-sd15", **fields: Any) -> GenerationRequest:
-        own = {"image": small, "tile": 64, "overlap": 16, "creativity": 0.5, **fields}
+        own = {"image": small, "tile": 64, "overlap": 24, "creativity": 0.5, **fields}
         upscale = Upscale(**own)
         width, height = (side * upscale.factor for side in SIZE)
         return ask(width=width, height=height, guidance=1, steps=steps, accelerator=accelerator, upscale=upscale)
@@ -76,7 +76,7 @@ def test_a_picture_of_any_size_comes_out_at_its_multiple_with_its_measures(engin
     assert report is not None
     assert (report.num_tiles, report.num_refined) == (4, 4)
     assert report.psnr == psnr(picture, source)
-    seams = find_seams(picture, Enlarged(source=source, factor=2), lay(90, 74, 64, 16))
+    seams = find_seams(picture, Enlarged(source=source, factor=2), lay(90, 74, 64, 24))
     assert (report.seam_ratio, report.worst_seam) == (seams.ratio, seams.worst)
     assert (picture_of(engine, enlarge(steps=4)) == np.asarray(picture)).all()
 
@@ -91,7 +91,7 @@ def test_joined_tiles_have_no_seam_and_others_do(
     turns = count()
 
     def tone(_module: Any, _args: Any, output: Any) -> Any:
-        return (output[0] + 4 * (-1) ** (next(turns) // 3), *output[1:])
+        return (output[0] + 2.5 * (-1) ** (next(turns) // 3), *output[1:])
 
     handle = engine._loader._resident.pipe.unet.register_forward_hook(tone)
     joined = result_of(engine.generate(request)).receipt.upscale
@@ -101,7 +101,7 @@ def test_joined_tiles_have_no_seam_and_others_do(
     assert joined is not None
     assert hard is not None
     assert joined.worst_seam < 2 < 3 < hard.worst_seam
-    assert joined.seam_ratio < 1.1 < hard.seam_ratio
+    assert joined.seam_ratio < 0.9 < 1.0 < hard.seam_ratio
 
 
 def test_the_noise_of_a_place_does_not_depend_on_its_tile() -> None:
@@ -133,7 +133,7 @@ def test_networks_see_a_tile_and_its_surroundings_however_large_the_picture(engi
         return hook
 
     handles = [part.register_forward_pre_hook(note(name), with_kwargs=True) for name, part in watch.items()]
-    upscale = Upscale(image=large, factor=4, tile=64, overlap=16, creativity=0.5)
+    upscale = Upscale(image=large, factor=4, tile=64, overlap=24, creativity=0.5)
     result = result_of(engine.generate(ask(width=320, height=320, guidance=1, steps=2, upscale=upscale)))
     for handle in handles:
         handle.remove()
@@ -170,7 +170,7 @@ def test_redoing_seams_touches_only_what_is_near_them_and_never_makes_them_worse
     engine, enlarge, pictures: PictureStore
 ) -> None:
     enlarged = Enlarged(source=photo(*SIZE), factor=2)
-    grid = lay(90, 74, 64, 16)
+    grid = lay(90, 74, 64, 24)
     assert {line.at for line in grid.lines() if line.is_vertical} == {32, 64}
     shift = np.asarray(enlarged.whole()).astype(int)
     shift[:, 32:] = (shift[:, 32:] + 60).clip(0, 255)
@@ -183,8 +183,8 @@ def test_redoing_seams_touches_only_what_is_near_them_and_never_makes_them_worse
     assert report.seam_ratio_before == before.ratio
     assert report.worst_seam <= before.worst
     changed = np.abs(np.asarray(result.images[0].image).astype(int) - shift).max(axis=(0, 2)) > 0
-    assert not changed[32 + 8 + 10 :].any()
-    assert not changed[: 32 - 8 - 10].any()
+    assert not changed[32 + 12 + 10 :].any()
+    assert not changed[: 32 - 12 - 10].any()
     kept = [text for text in result.receipt.warnings if "stay as they were" in text]
     assert changed.any() == (report.num_refined > 0)
     assert bool(kept) == (report.num_refined < report.num_tiles)

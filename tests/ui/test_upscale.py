@@ -76,10 +76,10 @@ def test_at_first_sight_it_says_what_the_model_does_best_with(drawing: Enlarging
 def test_the_cost_stands_there_before_the_click_and_so_does_what_is_wrong(drawing: Enlarging, file: str) -> None:
     fields = drawing.fields
     known = drawing.estimate(page(drawing, {fields.picture: file, fields.factor: 8}))
-    assert "800 × 560 pixels: 48 tiles, 48 network calls" in known[fields.estimate]
-    assert "the last 1 of 8 steps run" in known[fields.estimate]
+    assert "800 × 560 pixels: 48 tiles, 96 network calls" in known[fields.estimate]
+    assert "the last 2 of 8 steps run" in known[fields.estimate]
     wrong = drawing.estimate(page(drawing, {fields.picture: file, fields.overlap: 128}))
-    assert "Overlap: expected a whole number from 16 to 64" in wrong[fields.error]
+    assert "Overlap: expected a whole number from 24 to 64" in wrong[fields.error]
     assert wrong[fields.estimate] == ""
     assert drawing.estimate(page(drawing, {}))[fields.estimate] == ""
 
@@ -88,7 +88,7 @@ def test_it_ends_with_both_pictures_of_one_size_and_the_measures(drawing: Enlarg
     fields, result, finished = drawing.fields, drawing.result, drawing.finished
     updates = list(drawing.draw(page(drawing, {fields.picture: file, fields.factor: 4}), SESSION))
     words = [each[result.words] for each in updates if result.words in each]
-    assert "Tile 3 of 12: window 4 of 4, step 1 of 1." in words
+    assert "Tile 3 of 12: window 4 of 4, step 2 of 2." in words
     assert any("after tile 12 of 12" in str(each.get(result.stage)) for each in updates)
     done = updates[-1]
     before, after_it = (Image.open(path) for path in done[finished.slider])

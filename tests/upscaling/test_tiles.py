@@ -49,9 +49,15 @@ def test_what_is_laid_over_itself_comes_out_the_same() -> None:
 
 
 def test_a_tile_fades_in_evenly_over_its_neighbours() -> None:
-    weights = list(lay(112, 64, 64, 16).tiles())[1].weights(8)
+    second = list(lay(96, 64, 64, 32).tiles())[1]
+    weights = second.weights(8)
     assert weights.shape == (8, 8)
-    assert np.allclose(weights[0, :3], [0.25, 0.75, 1.0])
+    assert np.allclose(weights[0, :5], [0.0, 0.25, 0.75, 1.0, 1.0])
+    assert (weights[:, 4:] == 1).all()
+    across = second.weights()[0, :32]
+    assert np.allclose(across + across[::-1], 1)
+    assert (np.diff(across) >= 0).all()
+    assert across[7] == 0
 
 
 def test_seams_can_be_at_both_ends_of_an_overlap_and_nowhere_else() -> None:
