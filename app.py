@@ -24,7 +24,7 @@ def make_engines(settings: Settings, catalog: Catalog, history: History):
     if settings.engine == "fake":
         from studio.engine.fake import FakeEngine
 
-        return FakeEngine(catalog), None
+        return FakeEngine(catalog, open_picture=history.inputs.open), None
     from studio.engine.diffusion import DiffusionEngine
     from studio.engine.multiview import WonderEngine
 

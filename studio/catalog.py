@@ -2,6 +2,7 @@
 
     models.toml, accelerators.toml, controls.toml    one table per entry: its name is the id, its keys the spec's fields
     multiview.toml                                   the same, for networks that draw several views of one object
+    upscaling.toml                                   one table per family: how its models best enlarge pictures
     generation/<id>.toml                             title, description and a `[request]` table of request defaults
 
 Strict on purpose: an unknown key, a missing one, a wrong type or a reference to nothing is a `CatalogError` that names
@@ -19,14 +20,22 @@ from types import MappingProxyType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from studio.errors import CatalogError, InvalidRequest, StudioError
-from studio.types import AcceleratorSpec, ControlSpec, DeltaSpec, GenerationRequest, ModelSpec, MultiviewSpec
+from studio.types import (
+    AcceleratorSpec,
+    ControlSpec,
+    DeltaSpec,
+    GenerationRequest,
+    ModelSpec,
+    MultiviewSpec,
+    UpscaleSpec,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-Spec = TypeVar("Spec", ModelSpec, AcceleratorSpec, ControlSpec, MultiviewSpec)
+Spec = TypeVar("Spec", ModelSpec, AcceleratorSpec, ControlSpec, MultiviewSpec, UpscaleSpec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +70,10 @@ class Catalog:
         controls: tuple[ControlSpec, ...] = (),
         presets: tuple[GenerationPreset, ...] = (),
         multiview: tuple[MultiviewSpec, ...] = (),
+        upscaling: tuple[UpscaleSpec, ...] = (),
     ) -> None:
         self.presets = presets
+        self._upscaling = {each.id: each for each in upscaling}
         self.multiview = multiview
         self._of_files = self._shown = _Entries(models=models, accelerators=accelerators, controls=controls)
         self.revision = 0
@@ -106,12 +117,14 @@ class Catalog:
         accelerators: dict[str, AcceleratorSpec] = {}
         controls: dict[str, ControlSpec] = {}
         multiview: dict[str, MultiviewSpec] = {}
+        upscaling: dict[str, UpscaleSpec] = {}
         presets: dict[str, GenerationPreset] = {}
         for each in folders:
             models.update(_read_specs(each / "models.toml", ModelSpec))
             accelerators.update(_read_specs(each / "accelerators.toml", AcceleratorSpec))
             controls.update(_read_specs(each / "controls.toml", ControlSpec))
             multiview.update(_read_specs(each / "multiview.toml", MultiviewSpec))
+            upscaling.update(_read_specs(each / "upscaling.toml", UpscaleSpec))
             for path in sorted((each / "generation").glob("*.toml")):
                 presets[path.stem] = _read_preset(path)
         if not models:
@@ -119,6 +132,7 @@ class Catalog:
         catalog = cls(
             models=tuple(models.values()), accelerators=tuple(accelerators.values()),
             controls=tuple(controls.values()), presets=tuple(presets.values()), multiview=tuple(multiview.values()),
+            upscaling=tuple(upscaling.values()),
         )  # fmt: skip
         catalog._check_references()
         return catalog
@@ -143,6 +157,11 @@ class Catalog:
     def multiview_model(self, id: str) -> MultiviewSpec:
         """The multiview network of that id. Raises `InvalidRequest` naming the choices."""
         return _choose("model", id, self.multiview)
+
+    def upscaling(self, model: ModelSpec) -> UpscaleSpec:
+        """How a model best enlarges pictures; where nobody wrote it down, in tiles of the size it learnt."""
+        side = min(model.native_width, model.native_height)
+        return self._upscaling.get(model.family) or UpscaleSpec(id=model.family, tile=side, overlap=side // 4)
 
     def is_merged(self, model: ModelSpec) -> bool:
         """Whether a PeRFlow ΔW is already part of the model's published weights."""

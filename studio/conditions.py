@@ -22,6 +22,12 @@ MAX_GRID_STEPS = 50
 RESIZE_MODES = ("crop", "stretch", "pad")
 BACKGROUNDS = ("auto", "alpha", "plain", "grabcut")
 
+UPSCALE_FACTORS = (2, 4, 8)
+MIN_TILE_PIXELS, MAX_TILE_PIXELS, TILE_STEP_PIXELS = 64, 1024, 32
+MIN_OVERLAP_PIXELS, OVERLAP_STEP_PIXELS = 24, 8
+MAX_SEAM_THRESHOLD = 100.0
+DEFAULT_SEAM_THRESHOLD = 2.0
+
 CANNY_LOW, CANNY_HIGH, MAX_CANNY = 100, 200, 500
 
 Resize = Literal["crop", "stretch", "pad"]
@@ -106,17 +112,58 @@ class InitialImage:
 
     def num_steps(self, steps: int) -> int:
         """How many of the grid's last steps run."""
-        return min(int(steps * self.strength + 1e-6), steps)
+        return share_of_steps(self.strength, steps)
 
     def check_steps(self, steps: int) -> None:
         """Raises `InvalidRequest` where no step would run, saying what to raise."""
-        if self.num_steps(steps) >= 1:
-            return
-        ways = [f"at least {1 / steps:.2g} with {steps} {'step' if steps == 1 else 'steps'}"]
-        if self.strength * MAX_GRID_STEPS >= 1:
-            ways.append(f"at least {-(-1 // self.strength):.0f} steps with {self.strength:g}")
-        text = f"{', or '.join(ways)} (strength x steps is how many steps run, and that must be one or more)"
-        raise InvalidRequest("strength", text, self.strength)
+        check_share("strength", self.strength, steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscale:
+    """A picture to enlarge and refine tile by tile; `image` is the small one, the request's size is what comes out.
+
+    `creativity` is the share of the steps that run on each tile, as an initial picture's strength. Tiles are `tile`
+    pixels a side and share at least `overlap` of them with their neighbours. `control` is a tile ControlNet, `None` for
+    none. With `mend`, a finished enlargement of the same picture, only the seams of it that measure above `threshold`
+    are drawn anew.
+    """
+
+    image: str
+    factor: int = 2
+    creativity: float = 0.25
+    tile: int = 128
+    overlap: int = 32
+    control: str | None = None
+    weight: float = 1.0
+    mend: str | None = None
+    threshold: float = DEFAULT_SEAM_THRESHOLD
+
+    def __post_init__(self) -> None:
+        check_picture("upscale_image", self.image)
+        if self.factor not in UPSCALE_FACTORS or isinstance(self.factor, bool):
+            raise InvalidRequest("factor", f"one of {', '.join(map(str, UPSCALE_FACTORS))}", self.factor)
+        check_number("creativity", self.creativity, 0.0, 1.0)
+        check_count("tile", self.tile, MIN_TILE_PIXELS, MAX_TILE_PIXELS)
+        if self.tile % TILE_STEP_PIXELS:
+            raise InvalidRequest("tile", f"a multiple of {TILE_STEP_PIXELS}", self.tile)
+        check_count("overlap", self.overlap, MIN_OVERLAP_PIXELS, self.tile // 2)
+        if self.overlap % OVERLAP_STEP_PIXELS:
+            raise InvalidRequest("overlap", f"a multiple of {OVERLAP_STEP_PIXELS}", self.overlap)
+        if self.control is not None:
+            check_id("upscale_control", self.control)
+        check_number("upscale_weight", self.weight, 0.0, MAX_CONTROL_WEIGHT)
+        if self.mend is not None:
+            check_picture("mend", self.mend)
+        check_number("threshold", self.threshold, 1.0, MAX_SEAM_THRESHOLD)
+
+    def num_steps(self, steps: int) -> int:
+        """How many of the grid's last steps run on each tile."""
+        return share_of_steps(self.creativity, steps)
+
+    def check_steps(self, steps: int) -> None:
+        """Raises `InvalidRequest` where no step would run, saying what to raise."""
+        check_share("creativity", self.creativity, steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +190,22 @@ class CannyLevels:
         check_count("canny_high", self.high, 1, MAX_CANNY)
         if self.low > self.high:
             raise InvalidRequest("canny_low", f"at most the high level {self.high}", self.low)
+
+
+def share_of_steps(share: float, steps: int) -> int:
+    """A share of the steps, in whole ones."""
+    return min(int(steps * share + 1e-6), steps)
+
+
+def check_share(name: str, share: float, steps: int) -> None:
+    """One step at least. Raises `InvalidRequest` saying what to raise."""
+    if share_of_steps(share, steps) >= 1:
+        return
+    ways = [f"at least {1 / steps:.2g} with {steps} {'step' if steps == 1 else 'steps'}"]
+    if share * MAX_GRID_STEPS >= 1:
+        ways.append(f"at least {-(-1 // share):.0f} steps with {share:g}")
+    text = f"{', or '.join(ways)} ({name} x steps is how many steps run, and that must be one or more)"
+    raise InvalidRequest(name, text, share)
 
 
 def check_resize(name: str, value: object) -> None:
@@ -190,9 +253,12 @@ def pictures_of(
     references: tuple[Reference, ...],
     initial: InitialImage | None,
     views_of: ViewsOf | None = None,
+    upscale: Upscale | None = None,
 ) -> Iterator[str]:
     """Every picture that these name."""
     yield from (each.image for each in (*controls, *((views_of,) if views_of else ())))
+    if upscale is not None:
+        yield from (each for each in (upscale.image, upscale.mend) if each is not None)
     for each in (*references, *((initial,) if initial else ())):
         yield each.image
         if each.mask is not None:

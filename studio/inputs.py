@@ -34,12 +34,13 @@ _FILE = re.compile(r"([0-9a-f]{64})\.png")
 # --- taking ---------------------------------------------------------------------------------------------------------
 
 
-def take(source: Path | str | Image.Image | None, what: str) -> Image.Image:
-    """An uploaded picture as RGB, upright, at most 2048 pixels a side. `what` is what errors call it ("control_image").
+def take(source: Path | str | Image.Image | None, what: str, *, shrinks: bool = True) -> Image.Image:
+    """An uploaded picture as RGB, upright; shrunk to at most 2048 pixels a side, unless its every pixel counts.
 
-    Raises `InvalidRequest` and `UnsafeFile`, each a sentence.
+    `what` is what errors call it ("control_image"). Raises `InvalidRequest` and `UnsafeFile`, each a sentence.
     """
-    return _bounded(pixels.on_white(_open(source, what)))
+    image = pixels.on_white(_open(source, what))
+    return _bounded(image) if shrinks else image
 
 
 def take_object(source: Path | str | Image.Image | None, what: str = "image") -> Image.Image:

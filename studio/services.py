@@ -18,9 +18,9 @@ from typing import Any
 
 from PIL import Image
 
-from studio import inputs
+from studio import inputs, upscales
 from studio.catalog import Catalog
-from studio.conditions import CannyLevels, ControlUnit, InitialImage, Reference, check_resize
+from studio.conditions import CannyLevels, ControlUnit, InitialImage, Reference, Upscale, check_resize
 from studio.engine.annotators import Annotators
 from studio.engine.fitting import fit
 from studio.errors import InvalidRequest, StorageError, StudioError
@@ -83,6 +83,7 @@ class Services:
         self._sharing = Sharing(engine, lambda: training.at_work if training else None)
         self._stopping = threading.Event()
         self.multiview = None if views is None else self._multiviews(views)
+        self.upscales = upscales.Upscales(catalog, history, self._control_specs, self.resolve)
         self._draw = on_space_gpu(engine.generate) if settings.on_space else engine.generate
         if settings.model is not None:
             catalog.model(settings.model)
@@ -110,6 +111,9 @@ class Services:
         )
         return tuple(each for each in found if each.on_disk or each.spec.origin == "hub")
 
+    def _control_specs(self, model_id: str) -> tuple[ControlSpec, ...]:
+        return tuple(each.spec for each in self.controls(model_id))
+
     @property
     def default_model(self) -> str:
         """The model at first sight: the owner's choice, else the catalogue's first."""
@@ -132,6 +136,7 @@ class Services:
         controls: tuple[ControlUnit, ...] = (),
         references: tuple[Reference, ...] = (),
         initial: InitialImage | None = None,
+        upscale: Upscale | None = None,
     ) -> GenerationRequest:
         """What a person typed, completed and checked; `None` takes the recommended value, seed -1 a random one.
 
@@ -154,6 +159,7 @@ class Services:
             controls=controls,
             references=references,
             initial=initial,
+            upscale=upscale,
         )
         self._check_size(spec, request)
         self._check_conditions(spec, request)
@@ -165,27 +171,39 @@ class Services:
         return self._engine.plan(request)
 
     def generate(
-        self, request: GenerationRequest, *, tab: str = "text-to-image", previews: bool = True
-    ) -> Iterator[GenerationEvent]:
+        self, request: GenerationRequest, *, tab: str = "text-to-image", previews: bool = True,
+        stop: threading.Event | None = None,
+    ) -> Iterator[GenerationEvent]:  # fmt: skip
         """`Waiting` while the device is busy, then the engine's events; the result's pictures are in the history.
 
         Without `previews` steps are told but not decoded, which saves a good part of a small model's time.
         Closing the iterator leaves the line or stops the engine within a step. Raises `QueueFull`, `InvalidRequest`,
         and what the engine raises. A picture the disk refuses stays in the result, without `history_id` and `path`,
         and a warning of the receipt says why.
+
+        An enlargement that is stopped, by `stop` or by closing the iterator, is saved with the tiles it has; where
+        there are none, no result comes. (Where a Space lends the device, closing keeps nothing.)
         """
         spec = self._model(request.model)
         self._accelerator(spec, request.accelerator)
         self._check_size(spec, request)
         self._check_conditions(spec, request)
         self._engine.plan(request)
-        draw = partial(self._draw, request, previews=previews)
-        yield from self._in_turn(request, draw, sharing=self._sharing, tab=tab)
+        draw, keeps = partial(self._draw, request, previews=previews), None
+        if request.upscale is not None and not self.settings.on_space:
+            keeps = stop or threading.Event()
+            draw = partial(draw, enough=keeps.is_set)
+        yield from self._in_turn(request, draw, sharing=self._sharing, tab=tab, keeps=keeps)
 
     def _in_turn(
-        self, request: GenerationRequest, draw: Callable[[], Iterator[GenerationEvent]], *, sharing: Sharing, tab: str
-    ) -> Iterator[GenerationEvent]:
-        """Wait for the line and for room on the device, draw, and save what was drawn."""
+        self, request: GenerationRequest, draw: Callable[[], Iterator[GenerationEvent]], *, sharing: Sharing, tab: str,
+        keeps: threading.Event | None = None,
+    ) -> Iterator[GenerationEvent]:  # fmt: skip
+        """Wait for the line and for room on the device, draw, and save what was drawn.
+
+        Whoever closes this while it draws gets nothing; with `keeps` set then, the engine hands over what it has, and
+        that is saved.
+        """
         result: GenerationResult | None = None
         with self._lease.enter("generation") as ticket:
             for waiting in ticket.wait():
@@ -201,20 +219,33 @@ class Services:
                     self._go_on()
                     if isinstance(event, GenerationResult):
                         result = event
-                    else:
+                        continue
+                    try:
                         yield event
+                    except GeneratorExit:
+                        if keeps is not None:
+                            keeps.set()
+                            self._save_rest(events, tab)
+                        raise
         # The device is free again: encoding and the disk need none.
         if result is not None:
             yield self._saved(result, tab)
 
+    def _save_rest(self, events: Iterator[GenerationEvent], tab: str) -> None:
+        """The picture that a stopped engine still hands over, for whoever is gone."""
+        for event in events:
+            if isinstance(event, GenerationResult):
+                self._saved(event, tab)
+
     # --- pictures to follow ---
 
-    def keep(self, source: Path | str | Image.Image | None, field: str = "image") -> str:
+    def keep(self, source: Path | str | Image.Image | None, field: str = "image", *, shrinks: bool = True) -> str:
         """Take a picture in, whatever it is, and return the id under which requests may name it.
 
-        Raises `InvalidRequest`, `UnsafeFile`, `StorageError`; `field` is what errors call it.
+        Raises `InvalidRequest`, `UnsafeFile`, `StorageError`; `field` is what errors call it. Sides above 2048 pixels
+        are shrunk to that, unless its every pixel counts.
         """
-        return self.history.inputs.keep(inputs.take(source, field))
+        return self.history.inputs.keep(inputs.take(source, field, shrinks=shrinks))
 
     def keep_mask(self, source: Path | str | Image.Image | None, picture: str, field: str = "mask") -> str:
         """Take in the mask of a kept picture: white where something is to happen."""
@@ -244,6 +275,8 @@ class Services:
         """Refuse what does not fit the model, and pictures that are not kept here, before any work."""
         named = [("control", each.control, "controlnet") for each in request.controls]
         named += [("reference_adapter", each.adapter, "ip_adapter") for each in request.references]
+        if request.upscale is not None and request.upscale.control is not None:
+            named.append(("upscale_control", request.upscale.control, "controlnet"))
         for field, id, kind in named:
             fitting = [each.spec.id for each in self.controls(model.id) if each.spec.kind == kind]
             if id not in fitting:
@@ -251,6 +284,8 @@ class Services:
         for id in request.pictures:
             if self.history.inputs.path(id) is None:
                 self.picture(id)  # raises the sentence
+        if request.upscale is not None:
+            upscales.check(request, model, {id: self.picture(id).size for id in request.pictures})
         for unit in request.controls:
             inputs.check_map(self.picture(unit.image))
         initial = request.initial
@@ -291,6 +326,8 @@ class Services:
         return fitting[chosen]
 
     def _check_size(self, model: ModelSpec, request: GenerationRequest) -> None:
+        if request.upscale is not None:
+            return  # its tiles must fit the model, not all of it
         for name, side in (("width", request.width), ("height", request.height)):
             if side % model.size_multiple:
                 raise InvalidRequest(name, f"a multiple of {model.size_multiple} for {model.id}", side)

@@ -11,7 +11,7 @@ catalogue's business, whether it is on disk the engine's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,19 +28,21 @@ from studio.conditions import (
     ControlUnit,
     InitialImage,
     Reference,
+    Upscale,
     ViewsOf,
 )
 from studio.errors import InvalidRequest
 
 MAX_STEPS = MAX_GRID_STEPS
 MIN_SIDE_PIXELS, MAX_SIDE_PIXELS = 64, 2048
+MAX_UPSCALED_PIXELS = 8192 * 8192
 MAX_PROMPT_CHARACTERS = 2000
 MAX_IMAGES = 16
 MAX_GUIDANCE = 30.0
 MAX_ACCELERATOR_STRENGTH = 1.5
 MAX_SEED = 2**32 - 1
 
-CONDITIONS = ("controls", "references", "initial", "views_of")
+CONDITIONS = ("controls", "references", "initial", "views_of", "upscale")
 
 Family = Literal["tabletop", "sd15", "sd21", "sdxl"]
 
@@ -156,6 +158,25 @@ class ControlSpec:
     description: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class UpscaleSpec:
+    """How pictures are best enlarged by the models of a family; `id` is the family's name.
+
+    `creativity` is for tiles that a tile ControlNet holds, `creativity_alone` for those that nothing holds but their
+    own beginning. Steps and guidance are the accelerator's where none are given.
+    """
+
+    id: str
+    tile: int
+    overlap: int
+    creativity: float = 0.5
+    creativity_alone: float = 0.25
+    weight: float = 1.0
+    steps: int | None = None
+    guidance: tuple[float, ...] = ()
+    reason: str = ""
+
+
 # --- choices ----------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +231,7 @@ class GenerationRequest:
     references: tuple[Reference, ...] = ()
     initial: InitialImage | None = None
     views_of: ViewsOf | None = None
+    upscale: Upscale | None = None
 
     def __post_init__(self) -> None:
         check_text("prompt", self.prompt, MAX_PROMPT_CHARACTERS)
@@ -220,7 +242,6 @@ class GenerationRequest:
         check_count("steps", self.steps, 1, MAX_STEPS)
         if not isinstance(self.guidance, Guidance):
             raise InvalidRequest("guidance", "a Guidance value", self.guidance)
-        check_canvas(self.width, self.height)
         check_count("seed", self.seed, 0, MAX_SEED)
         check_count("num_images", self.num_images, 1, MAX_IMAGES)
         conditions.check_tuple("controls", self.controls, ControlUnit, MAX_CONTROL_UNITS)
@@ -231,16 +252,40 @@ class GenerationRequest:
             self.initial.check_steps(self.steps)
         if self.views_of is not None and not isinstance(self.views_of, ViewsOf):
             raise InvalidRequest("views_of", "a ViewsOf value", self.views_of)
+        if self.upscale is None:
+            check_canvas(self.width, self.height)
+        else:
+            self._check_upscale(self.upscale)
+
+    def _check_upscale(self, upscale: Upscale) -> None:
+        """What is enlarged stands alone, is a whole multiple of its picture, and has a bound on all its pixels."""
+        if not isinstance(upscale, Upscale):
+            raise InvalidRequest("upscale", "an Upscale value", upscale)
+        upscale.check_steps(self.steps)
+        if self.controls or self.initial is not None or any(each.mask for each in self.references):
+            raise InvalidRequest(
+                "upscale", "an enlargement without control units, initial picture or masks of references", "some"
+            )
+        if self.num_images != 1:
+            raise InvalidRequest("num_images", "one picture at a time where a picture is enlarged", self.num_images)
+        for name, side in (("width", self.width), ("height", self.height)):
+            check_count(name, side, 1, MAX_UPSCALED_PIXELS)
+            if side % upscale.factor:
+                raise InvalidRequest(name, f"a multiple of the factor {upscale.factor}", side)
+        if self.width * self.height > MAX_UPSCALED_PIXELS:
+            expected = f"at most {MAX_UPSCALED_PIXELS / 1e6:.0f} megapixels in all (8192 x 8192): a smaller factor"
+            raise InvalidRequest("factor", expected, f"{self.width} x {self.height}")
 
     @property
     def first_step(self) -> int:
-        """How many of the grid's steps are left out, because an initial image stands for them."""
-        return 0 if self.initial is None else self.steps - self.initial.num_steps(self.steps)
+        """How many of the grid's steps are left out, because a picture stands for them."""
+        begins = self.initial or self.upscale
+        return 0 if begins is None else self.steps - begins.num_steps(self.steps)
 
     @property
     def pictures(self) -> tuple[str, ...]:
         """The pictures it names, each once, by the hash of their content."""
-        named = conditions.pictures_of(self.controls, self.references, self.initial, self.views_of)
+        named = conditions.pictures_of(self.controls, self.references, self.initial, self.views_of, self.upscale)
         return tuple(dict.fromkeys(named))
 
     def to_json(self) -> dict[str, Any]:
@@ -263,7 +308,7 @@ class GenerationRequest:
         for name, kind in (("controls", ControlUnit), ("references", Reference)):
             if name in fields:
                 fields[name] = conditions.tuple_from_json(kind, name, fields[name])
-        for name, kind in (("initial", InitialImage), ("views_of", ViewsOf)):
+        for name, kind in (("initial", InitialImage), ("views_of", ViewsOf), ("upscale", Upscale)):
             if fields.get(name) is not None:
                 fields[name] = conditions.from_json(kind, name, fields[name])
         return cls(**fields)
@@ -315,7 +360,10 @@ class Loading:
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """A step (1-based `step`) of image `image_index` of the request is done."""
+    """A step (1-based `step`) of image `image_index` of the request is done.
+
+    Where a picture is drawn in tiles, the step is one of the 1-based `tile` of `num_tiles`; else both are 0.
+    """
 
     image_index: int
     num_images: int
@@ -326,6 +374,8 @@ class StepDone:
     num_time_windows: int
     guidance: float
     seconds: float
+    tile: int = 0
+    num_tiles: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +397,23 @@ class GeneratedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpscaleReport:
+    """How an enlargement came out, measured on the picture itself.
+
+    `seam_ratio` is the gradient energy across tile borders over that beside them (1 or less: no seam), `worst_seam`
+    that of the worst stretch of a border, `psnr` the fidelity of the result, shrunk, to its input in dB. With seams
+    redone, `num_tiles` counts those, `num_refined` those that came out better, and `seam_ratio_before` what it was.
+    """
+
+    num_tiles: int
+    num_refined: int
+    seam_ratio: float
+    worst_seam: float
+    psnr: float
+    seam_ratio_before: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
     """What really ran: enough to draw the same pixels again, and to know what they cost."""
 
@@ -364,6 +431,7 @@ class Receipt:
     versions: dict[str, str]
     warnings: tuple[str, ...] = ()
     controls_sha256: dict[str, str] = field(default_factory=dict)
+    upscale: UpscaleReport | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,6 +454,14 @@ class MemoryRoom:
     device: str
     free_bytes: int
     needed_bytes: int
+
+
+Enough = Callable[[], bool]
+
+
+def never() -> bool:
+    """Nobody has had enough."""
+    return False
 
 
 class MultiviewEngine(Protocol):
@@ -417,10 +493,14 @@ class MultiviewEngine(Protocol):
 class Engine(Protocol):
     """Runs models. Closing the iterator stops the work within one step and leaves the engine usable."""
 
-    def generate(self, request: GenerationRequest, *, previews: bool = True) -> Iterator[GenerationEvent]:
+    def generate(
+        self, request: GenerationRequest, *, previews: bool = True, enough: Enough = never
+    ) -> Iterator[GenerationEvent]:
         """Yield `Loading`, then a `StepPreview` per step and image, and last a `GenerationResult`.
 
-        Without `previews` a step is told by a plain `StepDone` and nothing is decoded but the result.
+        Without `previews` a step is told by a plain `StepDone` and nothing is decoded but the result. A picture drawn
+        in tiles is finished with what it has as soon as `enough()` says so, asked at every step; where no tile is done
+        by then, there is no result.
         """
         ...
 

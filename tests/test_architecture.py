@@ -35,6 +35,7 @@ SERVED = HISTORY | {
     "studio.engine",
     "studio.settings",
     "studio.multiview",
+    "studio.upscaling",
 }
 
 # Which rooms of the project a room may import, besides itself. The longest prefix that fits a module is its room.
@@ -59,22 +60,26 @@ MAY_IMPORT = {
     "studio.perflow": VALUES,
     "studio.networks": LEAVES,
     "studio.multiview": VALUES,
-    "studio.engine": VALUES | {"studio.perflow", "studio.catalog", "studio.networks", "studio.multiview"},
+    "studio.upscaling": VALUES,
+    "studio.engine": VALUES
+    | {"studio.perflow", "studio.catalog", "studio.networks", "studio.multiview", "studio.upscaling"},
     "studio.training": SERVED | {"studio.datasets"},
     "studio.sharing": VALUES | {"studio.runs"},
     "studio.multiviews": SERVED,
-    "studio.services": SERVED | {"studio.training", "studio.sharing", "studio.multiviews"},
+    "studio.upscales": SERVED,
+    "studio.services": SERVED | {"studio.training", "studio.sharing", "studio.multiviews", "studio.upscales"},
     "studio.ui": HISTORY
     | {
         "studio.services",
         "studio.multiviews",
+        "studio.upscales",
         "studio.training",
         "studio.datasets",
         "studio.catalog",
         "studio.runs",
         "studio.settings",
     }
-    | {"studio.guard", "studio.multiview"},
+    | {"studio.guard", "studio.multiview", "studio.upscaling"},
     "studio": set(),
     "trainer": VALUES
     | {"studio.perflow", "studio.networks", "studio.multiview", "studio.runs", "studio.datasets", "studio.storage"},

@@ -57,8 +57,7 @@ def begin(vae: Any, initial: InitialImage, image: Image.Image, mask: Image.Image
           first_step: int, device: torch.device) -> Beginning:  # fmt: skip
     """Fit the picture and its mask to the canvas and encode it; the same latents for every seed."""
     picture = fit(image, size, initial.resize)
-    pixels = to_pixels(picture).to(device=device, dtype=weight_dtype(vae))
-    latents = vae.encode(pixels).latent_dist.mode().float() * vae.config.scaling_factor
+    latents = encode(vae, picture, device)
     if mask is None:
         return Beginning(latents=latents, first_step=first_step, picture=picture)
     fitted = fit(mask.convert("L"), size, initial.resize)
@@ -67,6 +66,12 @@ def begin(vae: Any, initial: InitialImage, image: Image.Image, mask: Image.Image
     soft = fitted.filter(ImageFilter.MaxFilter(2 * SOFT_BORDER_PIXELS + 1))
     soft = soft.filter(ImageFilter.GaussianBlur(SOFT_BORDER_PIXELS / 2))
     return Beginning(latents=latents, first_step=first_step, picture=picture, mask=small, pixel_mask=soft)
+
+
+def encode(vae: Any, picture: Image.Image, device: torch.device) -> torch.Tensor:
+    """The latents of a picture (1 C h w, scaled, fp32), the same every time."""
+    pixels = to_pixels(picture).to(device=device, dtype=weight_dtype(vae))
+    return vae.encode(pixels).latent_dist.mode().float() * vae.config.scaling_factor
 
 
 def schedule_of(sampler: Any) -> NoiseSchedule:

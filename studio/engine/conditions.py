@@ -9,7 +9,7 @@ It does not know files, seeds or steps already done.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -64,6 +64,10 @@ class Conditions:
             return self.arguments
         embeds = [torch.cat([torch.zeros_like(each), each]) if doubles else each for each in self.references]
         return {**self.arguments, "ip_adapter_image_embeds": embeds}
+
+    def of_tile(self, beginning: Beginning, arguments: dict[str, Any]) -> Conditions:
+        """The same for one tile of a larger picture: its own beginning, and its own part of what is followed."""
+        return replace(self, beginning=beginning, arguments={**self.arguments, **arguments})
 
     @property
     def conditioners(self) -> tuple[nn.Module, ...]:

@@ -31,7 +31,11 @@ SMALLER = "Try a smaller size, or fewer things at once on this device."
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """All that one image needs to be drawn."""
+    """All that one image, or one tile of an image, needs to be drawn.
+
+    `noise` stands in for the seed's own where a tile takes its part of one larger noise; without `is_decoded` the
+    latents are all that is wanted.
+    """
 
     conditions: Conditions
     plan: StepPlan
@@ -40,6 +44,8 @@ class Order:
     width: int
     height: int
     seed: int
+    noise: torch.Tensor | None = None
+    is_decoded: bool = True
 
 
 @dataclass(kw_only=True)
@@ -47,6 +53,7 @@ class Drawn:
     """What came of it, and what it cost."""
 
     image: Image.Image
+    latents: torch.Tensor | None = None
     seconds_steps: list[float] = field(default_factory=list)
     seconds_decode: float = 0.0
     num_network_calls: int = 0
@@ -68,7 +75,7 @@ def draw(resident_pipe: Any, sampler: Any, order: Order, preview: Preview | None
     timesteps = (*order.plan.timesteps, 0)
     num_steps = len(order.plan.timesteps)
     generator = torch.Generator("cpu").manual_seed(order.seed)
-    noise = initial_noise(pipe, order, generator)
+    noise = initial_noise(pipe, order, generator) if order.noise is None else order.noise
     drawn = Drawn(image=Image.new("RGB", (order.width, order.height)))
     clock = _Clock()
 
@@ -82,6 +89,8 @@ def draw(resident_pipe: Any, sampler: Any, order: Order, preview: Preview | None
             if preview is not None and predicted.latents is not None:
                 clean = predicted.latents
                 image = preview(beginning.hold(clean, sampler, noise, 0) if beginning else clean)
+        elif not order.is_decoded:
+            drawn.latents = tensors["latents"]
         else:
             image, note = decode_or_tile(pipe.vae, tensors["latents"])
             image = beginning.finish(image) if beginning else image

@@ -1,5 +1,5 @@
 """The typed endpoints for programs: /text_to_image, /models, /history and /picture; those that draw after pictures are
-in api_control.py, views' in api_multiview.py, training's in api_training.py.
+in api_control.py, enlarging in api_upscale.py, views' in api_multiview.py, training's in api_training.py.
 
 They take the page's path through `Services`, so they refuse in the page's words. A `StudioError` reaches the client as
 it is; anything else is logged whole and told as "something broke", never by its text. Endpoints that work for a while
@@ -26,6 +26,7 @@ from studio.types import GenerationEvent, GenerationRequest, GenerationResult, L
 from studio.ui.api_control import control_endpoints
 from studio.ui.api_multiview import multiview_endpoints
 from studio.ui.api_training import training_endpoints
+from studio.ui.api_upscale import upscale_endpoints
 
 LOG = logging.getLogger(__name__)
 BROKEN = "Something broke on our side. It has been logged; please try again."
@@ -95,7 +96,7 @@ def register(services: Services) -> None:
         return _file(services.history.export(id))
 
     following, at_once = control_endpoints(services, drawn)
-    for function in (text_to_image, *following, *multiview_endpoints(services)):
+    for function in (text_to_image, *following, *upscale_endpoints(services, drawn), *multiview_endpoints(services)):
         stepwise = _in_sentences(_yielding(function, tuple[Files, Json]))
         gr.api(stepwise, api_name=function.__name__, concurrency_limit=None)
     for function in (models, history, picture, *at_once, *training_endpoints(services)):
@@ -180,6 +181,8 @@ def _state(event: GenerationEvent) -> Json:
         return {"state": "loading", "message": event.message, "fraction": event.fraction}
     assert isinstance(event, StepDone)
     place = ("image_index", "num_images", "step", "num_steps", "timestep", "window", "num_time_windows")
+    if event.num_tiles:
+        place = (*place, "tile", "num_tiles")
     return {"state": "drawing", **{name: getattr(event, name) for name in place}}
 
 

@@ -8,7 +8,7 @@ This module does not know where the components stand (form_layout.py), nor what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,7 @@ class Form:
     num_images: gr.Slider
     set_by_hand: gr.State
     errors: Mapping[str, gr.HTML]
+    advised: Callable[[ModelSpec, AcceleratorSpec], dict[str, Any]]
 
     def components_of(self, field: str) -> tuple[Component, ...]:
         """The components that choose one field of the request."""

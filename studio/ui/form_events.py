@@ -25,7 +25,6 @@ from studio.ui.form import (
     accelerator_facts_html,
     advice_html,
     num_time_windows,
-    recommended,
 )
 from studio.ui.form_layout import EXAMPLES, model_choices
 from studio.ui.plain_html import picked
@@ -128,7 +127,8 @@ class FormActions:
 
     def _advised(self, values: Values) -> dict[str, Any]:
         catalog = self._services.catalog
-        return recommended(catalog.model(values[self._form.model]), catalog.accelerator(values[self._form.accelerator]))
+        model, accelerator = values[self._form.model], values[self._form.accelerator]
+        return self._form.advised(catalog.model(model), catalog.accelerator(accelerator))
 
     def change_model(self, values: Values) -> Updates:
         """Another model: its accelerators and facts, and its recommendations where nobody chose."""

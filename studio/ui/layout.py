@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from studio.ui import api, control, gallery, multiview, text_to_image, theme, train
+from studio.ui import api, control, gallery, multiview, text_to_image, theme, train, upscale
 from studio.ui.destinations import Destination, SettingsTaker, connect, either
 from studio.ui.plain_html import plain_html
 from studio.ui.schedule_field import shades_css
@@ -33,11 +33,14 @@ def build(services: Services) -> gr.Blocks:
         plain_html(HEADER)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(text_to_image.TITLE, id=text_to_image.TAB_ID):
-                drawn, plain = text_to_image.build_text_to_image(services)
+                drawn, plain, starter = text_to_image.build_text_to_image(services)
             with gr.Tab(control.TITLE, id=control.TAB_ID) as control_tab:
                 followed, following, places = control.build_control(services, control_tab)
+            with gr.Tab(upscale.TITLE, id=upscale.TAB_ID):
+                enlarged, enlarging, larger = upscale.build_upscale(services, starter, tabs)
             views, of_views = _build_views(services)
             settings = either(plain, following, lambda request: bool(request.pictures))
+            settings = either(settings, enlarging, lambda request: request.upscale is not None)
             settings = either(settings, views, lambda request: request.views_of is not None)
             with gr.Tab(train.TITLE, id=train.TAB_ID) as train_tab:
                 train.build_train(services, train_tab, tabs, settings)
@@ -50,7 +53,7 @@ def build(services: Services) -> gr.Blocks:
             return {**settings.take(request), tabs: gr.Tabs(selected=settings.tab_for(request))}
 
         again = Destination(title="Use these settings", tab_id=settings.tab_id, outputs=settings.outputs, receive=reuse)
-        connect([drawn, followed, kept], [again, *places, *of_views], tabs)
+        connect([drawn, followed, enlarged, kept], [again, *places, larger, *of_views], tabs)
         api.register(services)
     return page
 

@@ -8,7 +8,7 @@ word on the page is its own; for a closed page gradio does. This module does not
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,19 +54,32 @@ class Result:
         return [self.stage, self.words, self.lens, self.actions, self.download_all, self.shown, self.chosen]
 
 
-def build_text_to_image(services: Services) -> tuple[Source, SettingsTaker]:
-    """Put the tab's content on the page, in the current context; say what it gives to and takes from other tabs."""
+@dataclass(frozen=True, kw_only=True)
+class Starter:
+    """A button that draws here and hands the picture on: `then` what it hands it to is connected by the page."""
+
+    button: gr.Button
+    drawing: Drawing
+
+
+def build_text_to_image(services: Services) -> tuple[Source, SettingsTaker, Starter]:
+    """Put the tab's content on the page, in the current context; say what it gives to and takes from other tabs, and
+    the button that draws for the next tab."""
     with gr.Row(elem_classes="bench"):
         with gr.Column(scale=5, min_width=300, elem_classes="inputs"):
             form = build_form(services, TAB_ID)
+            assert form.generate.parent is not None
+            with form.generate.parent:
+                further = gr.Button("Draw and enlarge", size="lg", min_width=120, elem_id=f"{TAB_ID}-further")
         with gr.Column(scale=8, min_width=300, elem_classes="output"):
             result = build_result(TAB_ID, stage.empty_html(EXAMPLES[0]))
     connect_form(form, services)
-    connect_generation(Drawing(services, form, result))
+    drawing = Drawing(services, form, result)
+    connect_generation(drawing)
     connect_result(services, form, result, "drawn")
 
     taker = SettingsTaker(tab_id=TAB_ID, outputs=form.outputs, take=lambda request: form.show(request, services))
-    return Source(row=result.actions, chosen=result.chosen), taker
+    return Source(row=result.actions, chosen=result.chosen), taker, Starter(button=further, drawing=drawing)
 
 
 def build_result(tab_id: str, empty: str) -> Result:
@@ -117,8 +130,14 @@ class Drawing:
 
     def draw(self, values: Values, session: gr.Request) -> Iterator[Updates]:
         """Updates from the click to the result, or to the sentence that says why there is none."""
+        yield from self.draw_request(lambda: self.make_request(values), session)
+
+    def draw_request(self, make: Callable[[], GenerationRequest], session: gr.Request) -> Iterator[Updates]:
+        """The same for a request that is not made of the form's values; nothing while another is at work here."""
+        if session.session_hash in self._stops:
+            return
         try:
-            request = self.make_request(values)
+            request = make()
         except InvalidRequest as error:
             yield {**self.form.error_updates(error), **self._idle()}
             return
