@@ -44,7 +44,7 @@ from studio.engine.loader import Loader, Resident
 from studio.engine.prompts import EncodedPrompt
 from studio.engine.samplers import make_sampler, plan_request
 from studio.engine.stream import Emit, Worker
-from studio.engine.upscaling import Work, check_memory, grid_of, num_canvas_bytes, upscale_picture
+from studio.engine.upscaling import NOT_HELD, Work, check_memory, grid_of, num_canvas_bytes, upscale_picture
 from studio.engine.weights import Weights
 from studio.errors import InvalidRequest, NotFound
 from studio.types import (
@@ -289,6 +289,7 @@ class DiffusionEngine:
             return _Made(images=(), drawn=[], warnings=warnings)
         drawn, report = made
         image = GeneratedImage(image=drawn.image, seed=request.seed)
+        warnings = [*warnings, *(() if upscale.control else (NOT_HELD,))]
         return _Made(images=(image,), drawn=[drawn], warnings=[*warnings, *drawn.warnings], upscale=report)
 
     def _encode(self, resident: Resident, request: GenerationRequest) -> tuple[EncodedPrompt, EncodedPrompt]:

@@ -30,6 +30,7 @@ from studio.upscaling.measures import SHOWN_SIDE_PIXELS, Seam, find_seams, psnr,
 from studio.upscaling.tiles import Grid, Tile, lay
 
 CONTEXT_PIXELS = 32
+NOT_HELD = "No tile ControlNet held the tiles: they were drawn on from the enlarged picture alone."
 
 Tell = Callable[[int, int, int, float, Image.Image | None], None]
 

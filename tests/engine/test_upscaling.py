@@ -71,7 +71,8 @@ def test_a_picture_of_any_size_comes_out_at_its_multiple_with_its_measures(engin
     receipt = result.receipt
     assert receipt.num_network_calls == 8
     assert len(receipt.seconds_steps) == 2
-    assert receipt.warnings == ()
+    [warning] = receipt.warnings
+    assert "No tile ControlNet held the tiles" in warning
     report = receipt.upscale
     assert report is not None
     assert (report.num_tiles, report.num_refined) == (4, 4)
@@ -160,6 +161,7 @@ def test_whoever_has_enough_keeps_the_tiles_that_are_done(engine, enlarge, pictu
 def test_a_tile_controlnet_is_read_and_acts(engine, enlarge):
     plain = picture_of(engine, enlarge())
     result = result_of(engine.generate(enlarge(control="canny-sd15")))
+    assert result.receipt.warnings == ()
     assert set(result.receipt.controls_sha256) == {"canny-sd15"}
     assert (np.asarray(result.images[0].image) != plain).any()
     weightless = picture_of(engine, enlarge(control="canny-sd15", weight=0.0))
