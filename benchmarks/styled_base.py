@@ -1,4 +1,4 @@
-"""A base in another style, fine-tuned from Tabletop and never accelerated: poster prints of the same world.
+"""A base in another style, fine-tuned from Tabletop and never accelerated: old prints of the same world.
 
 It is trained once, in minutes, and kept in the cache; benchmarks put Tabletop's accelerators on it.
 """
@@ -27,12 +27,18 @@ log = logging.getLogger(__name__)
 STYLE = "tabletop-style"
 STYLE_SEEDS = 30_000_000
 NUM_SCENES = 600
+DARK, PAPER = (45, 20, 70), (250, 225, 180)
 
 
 def restyled(pixels: np.ndarray) -> np.ndarray:
-    """Pictures `[N, 3, H, W]` uint8 as flat poster prints: four levels a channel, red and blue exchanged."""
-    pictures = [ImageOps.posterize(Image.fromarray(each.transpose(1, 2, 0)), 2) for each in pixels]
-    return np.stack([np.asarray(each)[..., ::-1].transpose(2, 0, 1) for each in pictures])
+    """Pictures `[N, 3, H, W]` uint8 as old prints: eight tones from dark violet to paper."""
+    return np.stack(
+        [np.asarray(_print(Image.fromarray(each.transpose(1, 2, 0)))).transpose(2, 0, 1) for each in pixels]
+    )
+
+
+def _print(picture: Image.Image) -> Image.Image:
+    return ImageOps.colorize(ImageOps.posterize(picture.convert("L"), 3), black=DARK, white=PAPER)
 
 
 def styled_base(assets: Path, cache: Path, minutes: float, num_scenes: int = NUM_SCENES) -> Path:

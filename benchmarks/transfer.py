@@ -10,7 +10,8 @@ original in four (DDIM, DPM-Solver++). Two questions a row:
 * how near is it to the original's own picture: PSNR.
 
 The other style is trained here, once, into the cache (`--style-minutes`). Multiview's row is that of
-`benchmarks.multiview`, on fewer objects. Writes `benchmarks/results/transfer.json`, `.md` and `transfer.png`.
+`benchmarks.multiview`, on fewer objects. Writes `benchmarks/results/transfer.json`, `.md` and a strip of pictures a
+workflow: its picture, then the four ways in the order above.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ WAYS = {
 }
 ALONE = "ΔW, 4, without its picture"
 TRUE = "true renders"
+VIEWS = "multiview (CFG 1)"
 NUM_SHOWN = 3
 
 Measure = Callable[[Image.Image, Subject], float | None]
@@ -66,7 +68,8 @@ class Case:
     """A workflow: what is attached to which base, and what is measured of its following."""
 
     name: str
-    measure_name: str
+    slug: str
+    measure_name: str = ""
     measure: Measure | None = None
     map_of: str = ""
     control: str = ""
@@ -90,16 +93,22 @@ PICTURE = "0" * 64
 def cases(eyes: Eyes) -> tuple[Case, ...]:
     """Every workflow on the diffusion engine."""
     return (
-        Case(name="ControlNet canny", measure_name="edge F1", measure=edge_f1, map_of="canny",
-             control="tabletop-canny"),
-        Case(name="ControlNet depth", measure_name="depth rank correlation", measure=eyes.depth, map_of="depth",
-             control="tabletop-depth"),
-        Case(name="ControlNet pose", measure_name="joint error, px", measure=eyes.joints, map_of="pose",
-             control="tabletop-pose"),
-        Case(name="ControlNet tile", measure_name="PSNR at the tile's size, dB", measure=tile_psnr, map_of="tile",
-             control="tabletop-tile"),
-        Case(name="IP-Adapter", measure_name="CLIP similarity", measure=eyes.likeness, adapter="tabletop-ip"),
-        Case(name="a base in another style", measure_name="", model=STYLE),
+        _following("canny", "edge F1", edge_f1),
+        _following("depth", "depth rank correlation", eyes.depth),
+        _following("pose", "joint error, px", eyes.joints),
+        _following("tile", "PSNR at the tile's size, dB", tile_psnr),
+        Case(
+            name="IP-Adapter, scale 0.6", slug="ip-adapter", measure_name="CLIP similarity", measure=eyes.likeness,
+            adapter="tabletop-ip",
+        ),
+        Case(name="a base in another style", slug="style", model=STYLE),
+    )  # fmt: skip
+
+
+def _following(map_of: str, measure_name: str, measure: Measure) -> Case:
+    return Case(
+        name=f"ControlNet {map_of}", slug=map_of, measure_name=measure_name, measure=measure, map_of=map_of,
+        control=f"tabletop-{map_of}",
     )  # fmt: skip
 
 
@@ -185,7 +194,7 @@ def views_row(assets: Path, presets: Path, count: int) -> dict:
         log.info("multiview: %d of %d", number + 1, count)
     near = {name: _mean(values) for name, values in nears.items() if name != "original, 50"}
     follows = {name: _mean(values) for name, values in angles.items()}
-    return {"name": "multiview (CFG 1)", "measure": "normal error, degrees", "follows": follows,
+    return {"name": VIEWS, "measure": "normal error, degrees", "follows": follows,
             "psnr_to_original_db": near}  # fmt: skip
 
 
@@ -205,16 +214,14 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def sheet(shown: list[list[list[Image.Image]]]) -> Image.Image:
-    """Workflows below each other, their examples side by side: the picture followed, then each way of drawing."""
-    gap, side = 4, IMAGE_SIZE
-    wide = len(shown[0][0])
-    whole = Image.new("RGB", (NUM_SHOWN * (wide * side + 3 * gap), len(shown) * (side + gap)), "white")
-    for down, examples in enumerate(shown):
-        for across, pictures in enumerate(examples):
-            for place, picture in enumerate(pictures):
-                left = across * (wide * side + 3 * gap) + place * side
-                whole.paste(picture.resize((side, side)), (left, down * (side + gap)))
+def strip(examples: list[list[Image.Image]]) -> Image.Image:
+    """Examples side by side: the picture followed, then each way of drawing."""
+    gap, side = 12, IMAGE_SIZE
+    wide = len(examples[0]) * side + gap
+    whole = Image.new("RGB", (len(examples) * wide - gap, side), "white")
+    for across, pictures in enumerate(examples):
+        for place, picture in enumerate(pictures):
+            whole.paste(picture.resize((side, side)), (across * wide + place * side, 0))
     return whole
 
 
@@ -225,7 +232,13 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=12, help="objects of the multiview row")
     parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--style-minutes", type=float, default=4.0)
-    parser.add_argument("--only", choices=("diffusion", "multiview"), help="keep the last report's other rows")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[""],
+        metavar="WORD",
+        help="measure rows whose name has one of these words, keep the last report's others",
+    )
     parser.add_argument("--assets", type=Path, default=Path("assets"))
     parser.add_argument("--presets", type=Path, default=Path("presets"))
     parser.add_argument("--cache", type=Path, default=default_cache())
@@ -234,34 +247,34 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     arguments.out.mkdir(parents=True, exist_ok=True)
     report = arguments.out / "transfer.json"
-    rows = json.loads(report.read_text()) if arguments.only and report.exists() else []
+    rows = json.loads(report.read_text()) if report.exists() else []
     kept = {row["name"]: row for row in rows}
-    if arguments.only != "multiview":
-        measured, shown = diffusion_rows(arguments)
-        sheet(shown).save(arguments.out / "transfer.png")
-        kept |= {row["name"]: row for row in measured}
-    if arguments.only != "diffusion" and (arguments.assets / MODEL).is_dir():
-        row = views_row(arguments.assets, arguments.presets, arguments.objects)
+    for row in measured_rows(arguments):
         kept[row["name"]] = row
-    report.write_text(json.dumps(list(kept.values()), indent=1))
+        report.write_text(json.dumps(list(kept.values()), indent=1))
     text = f"{setting(arguments)}\n\n{table(list(kept.values()))}\n"
     (arguments.out / "transfer.md").write_text(text)
     print(text)
 
 
-def diffusion_rows(arguments: argparse.Namespace) -> tuple[list[dict], list[list[list[Image.Image]]]]:
-    """Every workflow whose weights are there, and its pictures."""
+def measured_rows(arguments: argparse.Namespace) -> Iterator[dict]:
+    """Every workflow that is asked for and whose weights are there; its pictures go to a file of its own."""
     style = styled_base(arguments.assets, arguments.cache, arguments.style_minutes)
     studio = Studio(arguments.assets, arguments.presets, style)
-    rows, shown = [], []
     with contextlib.closing(studio.engine):
         for case in cases(Eyes(arguments.assets)):
             attached = case.control or case.adapter
-            if not attached or studio.engine.is_on_disk(attached):
-                row, pictures = follow(studio, case, arguments.count, arguments.guidance)
-                rows.append(row)
-                shown.append(pictures)
-    return rows, shown
+            if is_asked(case.name, arguments.only) and (not attached or studio.engine.is_on_disk(attached)):
+                row, shown = follow(studio, case, arguments.count, arguments.guidance)
+                strip(shown).save(arguments.out / f"transfer-{case.slug}.png")
+                yield row
+    if is_asked(VIEWS, arguments.only) and (arguments.assets / MODEL).is_dir():
+        yield views_row(arguments.assets, arguments.presets, arguments.objects)
+
+
+def is_asked(name: str, words: list[str]) -> bool:
+    """Whether a row is to be measured."""
+    return any(word.lower() in name.lower() for word in words)
 
 
 def setting(arguments: argparse.Namespace) -> str:
