@@ -80,7 +80,7 @@ class Bench:
             self.base.apply(self.delta, 1.0, widen=widen)
         facts = None if how.kind == "none" else self.delta.spec
         sampler = make_sampler(self.networks.noise_schedule, self.spec, how, facts)
-        given = encode(self.networks, picture)
+        given = encode(self.networks, picture, begins_near=self.spec.begins_near)
         latents = draw_latents(self.networks, sampler, given, (1.0,) * calls, seed, lambda *_: None)
         return ViewSet.of_sheet(decode_sheet(self.networks.vae, latents))
 

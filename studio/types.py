@@ -95,12 +95,14 @@ class MultiviewSpec(ModelSpec):
     """A multiview network of the catalogue; its native size is one view's.
 
     `vae` and `image_encoder` name folders as `source` does, for a network that ships without its own; `base` that of
-    the UNet it grew from, for one that stores only what differs.
+    the UNet it grew from, for one that stores only what differs. With `begins_near` drawing begins from noise with a
+    trace of what is known of the views in it, as the noisiest step was trained.
     """
 
     vae: str | None = None
     image_encoder: str | None = None
     base: str | None = None
+    begins_near: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

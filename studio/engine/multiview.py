@@ -180,7 +180,8 @@ class WonderEngine:
         started = time.perf_counter()
         resident = self._loaded(request, say)
         seconds_load = time.perf_counter() - started
-        given = or_out_of_memory("reading the picture", SMALLER, lambda: encode(resident.networks, picture))
+        read = partial(encode, resident.networks, picture, begins_near=resident.spec.begins_near)
+        given = or_out_of_memory("reading the picture", SMALLER, read)
         images, seconds_steps, seconds_decode = [], list[float](), 0.0
         for index in range(request.num_images):
             lens = _Sheets(request, plan, index, resident if previews else None, emit)

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from studio.engine.beginning import schedule_of
 from studio.engine.multiview_files import Networks
 from studio.engine.preview import PredictedImage, Preview, decode, weight_dtype
-from studio.multiview.views import VIEWS, labels
+from studio.multiview.views import VIEWS, flat_normals, labels
 
 NUM_ROWS = 2 * len(VIEWS)
 # the statistics of CLIP's image processor
@@ -33,28 +34,46 @@ ShowLatents = Callable[[int, float, torch.Tensor], None]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Given:
-    """What every row is told: tokens `12 1 C`, the picture's latents `12 4 h w`, labels `12 10`."""
+    """What every row is told: tokens `12 1 C`, the picture's latents `12 4 h w`, labels `12 10`.
+
+    `near` `12 4 h w` is what is known of the views before any is drawn, if drawing is to begin there: the picture's
+    colours, and its outline with normals that face each camera.
+    """
 
     tokens: torch.Tensor
     latents: torch.Tensor
     labels: torch.Tensor
+    near: torch.Tensor | None = None
 
 
 @torch.inference_mode()
-def encode(networks: Networks, picture: Image.Image) -> Given:
-    """What the network is told of a square picture on white."""
+def encode(networks: Networks, picture: Image.Image, *, begins_near: bool = False) -> Given:
+    """What the network is told of a square picture on white; `begins_near` adds what its views are near to."""
     encoder, vae = networks.image_encoder, networks.vae
     place = next(networks.unet.parameters())
     seen = clip_pixels(picture, encoder.config.image_size).to(place.device, weight_dtype(encoder))
     token = encoder(pixel_values=seen).image_embeds[:, None]
-    pixels = _tensor(picture) * 2 - 1
-    posterior = vae.encode(pixels.to(place.device, weight_dtype(vae))).latent_dist
-    latents = posterior.mode().float() * vae.config.scaling_factor
+    latents = _latents(vae, _tensor(picture))
     return Given(
         tokens=token.to(place.dtype).repeat(NUM_ROWS, 1, 1),
         latents=latents.repeat(NUM_ROWS, 1, 1, 1),
         labels=torch.from_numpy(labels()).to(place.device, place.dtype),
+        near=_near(vae, picture) if begins_near else None,
     )
+
+
+def _near(vae: Any, picture: Image.Image) -> torch.Tensor:
+    pixels = _tensor(picture)
+    colours = [pixels.flip(-1) if view.name == "back" else pixels for view in VIEWS]
+    normals = torch.from_numpy(flat_normals(pixels[0].permute(1, 2, 0).numpy())).permute(0, 3, 1, 2)
+    return torch.cat([_latents(vae, each) for each in (*normals.split(1), *colours)])
+
+
+def _latents(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Scaled latents of `[1, 3, H, W]` in [0, 1]."""
+    place = next(vae.parameters())
+    posterior = vae.encode((pixels * 2 - 1).to(place.device, weight_dtype(vae))).latent_dist
+    return posterior.mode().float() * vae.config.scaling_factor
 
 
 def clip_pixels(picture: Image.Image, size: int) -> torch.Tensor:
@@ -70,6 +89,10 @@ def draw_latents(
     """Clean latents after `len(guidance)` steps; `show(step, seconds, predicted)` after each may raise to stop."""
     generator = torch.Generator("cpu").manual_seed(seed)
     latents = torch.randn(given.latents.shape, generator=generator).to(given.latents.device)
+    if given.near is not None:
+        # The noisiest step of training still shows 7 % of the views; noise alone says that their mean is grey.
+        schedule = schedule_of(sampler)
+        latents = schedule.add_noise(given.near, latents, schedule.num_train_timesteps)
     sampler.set_timesteps(len(guidance), device=latents.device)
     latents = latents * sampler.init_noise_sigma
     predicted = PredictedImage(sampler)

@@ -15,6 +15,7 @@ from PIL import Image
 from studio.errors import InvalidRequest
 
 WHITE_LENGTH = 1.35
+NEARLY_WHITE = 0.93
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,18 @@ class ViewSet:
         White is no normal (its vector is 1.73 long), so normal maps tell the background whatever the object's colour.
         """
         return np.linalg.norm(2 * self.normals - 1, axis=-1) < WHITE_LENGTH
+
+
+def flat_normals(picture: np.ndarray) -> np.ndarray:
+    """`[6, S, S, 3]`: normal maps of the outline in a picture `[S, S, 3]` on white, as if every view saw a plane."""
+    mask = picture.min(axis=-1) < NEARLY_WHITE
+    outlines = [mask[:, ::-1] if view.name == "back" else mask for view in VIEWS]
+    return np.stack(
+        [
+            coloured(np.broadcast_to(view.toward, picture.shape), each)
+            for view, each in zip(VIEWS, outlines, strict=True)
+        ]
+    )
 
 
 def coloured(vectors: np.ndarray, mask: np.ndarray) -> np.ndarray:

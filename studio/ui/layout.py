@@ -39,9 +39,7 @@ def build(services: Services) -> gr.Blocks:
             with gr.Tab(upscale.TITLE, id=upscale.TAB_ID):
                 enlarged, enlarging, larger = upscale.build_upscale(services, starter, tabs)
             views, of_views = _build_views(services)
-            settings = either(plain, following, lambda request: bool(request.pictures))
-            settings = either(settings, enlarging, lambda request: request.upscale is not None)
-            settings = either(settings, views, lambda request: request.views_of is not None)
+            settings = settings_of(plain, following, enlarging, views)
             with gr.Tab(train.TITLE, id=train.TAB_ID) as train_tab:
                 train.build_train(services, train_tab, tabs, settings)
             with gr.Tab(gallery.TITLE, id=gallery.TAB_ID) as gallery_tab:
@@ -56,6 +54,15 @@ def build(services: Services) -> gr.Blocks:
         connect([drawn, followed, enlarged, kept], [again, *places, larger, *of_views], tabs)
         api.register(services)
     return page
+
+
+def settings_of(
+    plain: SettingsTaker, following: SettingsTaker, enlarging: SettingsTaker, views: SettingsTaker
+) -> SettingsTaker:
+    """All drawing tabs as one: a request goes back to the tab that made it."""
+    settings = either(plain, following, lambda request: bool(request.pictures))
+    settings = either(settings, enlarging, lambda request: request.upscale is not None)
+    return either(settings, views, lambda request: request.views_of is not None)
 
 
 def _build_views(services: Services) -> tuple[SettingsTaker, list[Destination]]:

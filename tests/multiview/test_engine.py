@@ -16,6 +16,7 @@ from studio.catalog import Catalog
 from studio.engine.multiview import WonderEngine
 from studio.engine.multiview_drawing import Given, predict
 from studio.errors import IncompatibleWeights, InvalidRequest, ModelUnavailable
+from studio.multiview.views import VIEWS, flat_normals
 from studio.networks.wonder3d import BASE_SHA256
 from studio.perflow import weights_sha256
 from studio.types import GenerationRequest, GenerationResult, Guidance, StepPreview
@@ -176,3 +177,16 @@ def _drawn_by(assets: Path, presets: Path, picture: Image.Image) -> GenerationRe
     engine = WonderEngine(Catalog.load(presets), assets_dir=assets, device="cpu", dtype="fp32", offline=True)
     with contextlib.closing(engine):
         return drawn(engine, picture, accelerator="ddim")
+
+
+def test_drawing_may_begin_near_the_picture_where_the_catalogue_says_so(tmp_path: Path, picture: Image.Image) -> None:
+    """What is known of the views: the picture's outline, with normals that face each camera."""
+    assets, presets = write_studio(tmp_path)
+    listed = presets / "multiview.toml"
+    plain = pixels(_drawn_by(assets, presets, picture))
+    listed.write_text(listed.read_text() + "begins_near = true\n")
+    assert not np.array_equal(plain, pixels(_drawn_by(assets, presets, picture)))
+    maps = flat_normals(np.asarray(picture, dtype=np.float32) / 255)
+    middle = maps[:, SIZE // 2, SIZE // 2] * 2 - 1
+    assert np.allclose(middle, [view.toward for view in VIEWS], atol=1e-6)
+    assert (maps[:, 0, 0] == 1).all()

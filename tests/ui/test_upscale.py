@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from studio.catalog import Catalog
+from studio.conditions import InitialImage, ViewsOf
 from studio.engine.fake import FakeEngine
 from studio.gpu import DeviceLease
 from studio.history import History
@@ -19,7 +20,7 @@ from studio.services import Services
 from studio.settings import Settings
 from studio.types import GenerationRequest
 from studio.ui import layout
-from studio.ui.destinations import Destination, either
+from studio.ui.destinations import Destination, SettingsTaker
 from studio.ui.text_to_image import build_text_to_image
 from studio.ui.upscale import Enlarging, build_upscale
 from studio.upscales import TAB
@@ -147,12 +148,15 @@ def test_pictures_come_from_other_tabs_with_their_prompt_and_model(
 
 
 def test_settings_of_an_enlargement_go_to_its_own_tab(services: Services) -> None:
-    taker = SimpleNamespace(tab_id="x", outputs=[], take=lambda _: {})
-    plain, following, enlarging = (SimpleNamespace(**{**vars(taker), "tab_id": name}) for name in ("a", "b", TAB))
-    both = either(plain, following, enlarging)  # type: ignore[arg-type]
-    request = services.upscales.resolve(services.keep(photo()), model="tabletop", prompt="")
-    assert both.tab_for(request) == TAB
-    assert both.tab_for(GenerationRequest(prompt="x")) == "a"
+    tabs = ("plain", "following", TAB, "views")
+    takers = [SettingsTaker(tab_id=name, outputs=[], take=lambda _: {}) for name in tabs]
+    of_all = layout.settings_of(*takers)
+    kept = services.keep(photo())
+    request = services.upscales.resolve(kept, model="tabletop", prompt="")
+    assert of_all.tab_for(request) == TAB
+    assert of_all.tab_for(GenerationRequest(prompt="x")) == "plain"
+    assert of_all.tab_for(GenerationRequest(prompt="x", initial=InitialImage(image=kept))) == "following"
+    assert of_all.tab_for(GenerationRequest(prompt="", views_of=ViewsOf(image=kept))) == "views"
 
 
 def test_the_whole_page_is_built_with_the_tab(services: Services) -> None:
