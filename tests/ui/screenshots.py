@@ -91,9 +91,9 @@ def take_all(browser: Browser, url: str, out: Path) -> None:
 
 def take_following(browser: Browser, url: str, out: Path) -> None:
     """Control, Upscale and Multiview at work on the pictures drawn before: at a desktop, then on a phone."""
-    with page_of(browser, url, DESKTOP) as page:
+    with tempfile.TemporaryDirectory() as folder, page_of(browser, url, DESKTOP) as page:
         page.click("role=tab[name='Control']")
-        page.click("#control-examples [data-pick=tabletop-canny]")
+        page.click("#control-examples [data-pick=tabletop-pose]")
         page.wait_for_selector("#control-unit-1-map img:visible")
         page.wait_for_timeout(1500)
         page.click("#control-generate")
@@ -104,16 +104,25 @@ def take_following(browser: Browser, url: str, out: Path) -> None:
         page.click("#upscale-generate")
         shoot(page, "#upscale-slider img:visible", out / "upscale.png")
         page.click("role=tab[name='Multiview']")
-        page.set_input_files("#multiview-picture input[type=file]", one_thing(out))
+        page.set_input_files("#multiview-picture input[type=file]", one_thing(Path(folder)))
         page.wait_for_selector("#multiview-seen img")
         page.click("#multiview-generate")
         page.click("#multiview-make:visible")
         shoot(page, "#multiview-turntable img", out / "multiview.png")
     for name in ("control", "upscale", "multiview"):
         with page_of(browser, url, PHONE) as page:
-            page.click(f"role=tab[name='{name.title()}']")
-            page.wait_for_timeout(1500)
+            open_tab(page, name.title())
             page.screenshot(path=out / f"{name}-phone.png")
+
+
+def open_tab(page: Page, title: str) -> None:
+    """A tab, from the menu where the page is too narrow for all."""
+    tab = page.locator(f"role=tab[name='{title}']")
+    if not tab.is_visible():
+        page.click(".overflow-menu > button")
+        tab = page.locator(f".overflow-dropdown button:has-text('{title}')")
+    tab.click()
+    page.wait_for_timeout(1500)
 
 
 def shoot(page: Page, selector: str, path: Path) -> None:
@@ -131,13 +140,13 @@ def send(page: Page, title: str) -> None:
     page.wait_for_timeout(2500)
 
 
-def one_thing(folder: Path) -> str:
+def one_thing(folder: Path) -> Path:
     """A picture of a house of the built-in world, as a file for the Multiview tab."""
     scene = object_scene(HOUSE_SEED)
     picture = views_of(scene, frame_of(scene), 256).colours[0]
-    path = folder / "one-thing.png"
+    path = folder / "house.png"
     Image.fromarray((picture.clip(0, 1) * 255).round().astype("uint8")).save(path)
-    return str(path)
+    return path
 
 
 def open_train(page: Page) -> None:
