@@ -19,34 +19,34 @@ from studio.settings import Settings
 from studio.training import TrainingServices
 
 
-def make_engine(settings: Settings, catalog: Catalog):
-    """The engine the settings name; torch is imported only for the real one."""
+def make_engines(settings: Settings, catalog: Catalog, history: History):
+    """The engines for pictures and for views; torch is imported only for the real ones, and the fake draws no views."""
     if settings.engine == "fake":
         from studio.engine.fake import FakeEngine
 
-        return FakeEngine(catalog)
+        return FakeEngine(catalog, open_picture=history.inputs.open), None
     from studio.engine.diffusion import DiffusionEngine
+    from studio.engine.multiview import WonderEngine
 
-    return DiffusionEngine(
-        catalog, assets_dir=settings.assets_dir, device=settings.device, dtype=settings.dtype,
-        hub_cache=settings.hub_cache, offline=settings.offline,
-    )  # fmt: skip
+    where = {name: getattr(settings, name) for name in ("assets_dir", "device", "dtype", "hub_cache", "offline")}
+    return DiffusionEngine(catalog, open_picture=history.inputs.open, **where), WonderEngine(catalog, **where)
 
 
 def run(settings: Settings) -> None:
     """Build everything once and serve until told to stop."""
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")  # read when they are imported
     catalog = Catalog.load(settings.presets_dir)
-    with (
-        History(settings.data_dir, served_dir=settings.served_dir) as history,
-        contextlib.closing(make_engine(settings, catalog)) as engine,
-        TrainingServices(settings, catalog, make_room=engine.make_room) as training,
-    ):
+    with contextlib.ExitStack() as held:
+        history = held.enter_context(History(settings.data_dir, served_dir=settings.served_dir))
+        engine, views = make_engines(settings, catalog, history)
+        held.callback(engine.close)
+        held.callback((views or engine).close)
+        training = held.enter_context(TrainingServices(settings, catalog, make_room=engine.make_room))
         from studio.ui import layout, server
 
         server.prepare(settings)
         lease = DeviceLease(max_waiting=settings.max_queue)
-        services = Services(settings, catalog, engine, history, lease, training)
+        services = Services(settings, catalog, engine, history, lease, training, views)
         server.serve(layout.build(services), settings, options=layout.launch_options(), on_stop=services.stop)
 
 

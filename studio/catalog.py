@@ -1,7 +1,9 @@
-"""What can be chosen: base models, accelerators and request presets, read from the TOML files of `presets/`.
+"""What can be chosen: base models, accelerators, controls and request presets, from the TOML files of `presets/`.
 
-    models.toml, accelerators.toml    one table per entry, its name is the id, its keys the fields of the spec
-    generation/<id>.toml              title, description and a `[request]` table of request defaults
+    models.toml, accelerators.toml, controls.toml    one table per entry: its name is the id, its keys the spec's fields
+    multiview.toml                                   the same, for networks that draw several views of one object
+    upscaling.toml                                   one table per family: how its models best enlarge pictures
+    generation/<id>.toml                             title, description and a `[request]` table of request defaults
 
 Strict on purpose: an unknown key, a missing one, a wrong type or a reference to nothing is a `CatalogError` that names
 file, entry and key. Later files win over earlier ones entry by entry, so an owner can add or replace models.
@@ -18,14 +20,22 @@ from types import MappingProxyType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from studio.errors import CatalogError, InvalidRequest, StudioError
-from studio.types import AcceleratorSpec, DeltaSpec, GenerationRequest, ModelSpec
+from studio.types import (
+    AcceleratorSpec,
+    ControlSpec,
+    DeltaSpec,
+    GenerationRequest,
+    ModelSpec,
+    MultiviewSpec,
+    UpscaleSpec,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-Spec = TypeVar("Spec", ModelSpec, AcceleratorSpec)
+Spec = TypeVar("Spec", ModelSpec, AcceleratorSpec, ControlSpec, MultiviewSpec, UpscaleSpec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +54,7 @@ class _Entries:
 
     models: tuple[ModelSpec, ...]
     accelerators: tuple[AcceleratorSpec, ...]
+    controls: tuple[ControlSpec, ...]
 
 
 class Catalog:
@@ -56,10 +67,15 @@ class Catalog:
         *,
         models: tuple[ModelSpec, ...],
         accelerators: tuple[AcceleratorSpec, ...],
+        controls: tuple[ControlSpec, ...] = (),
         presets: tuple[GenerationPreset, ...] = (),
+        multiview: tuple[MultiviewSpec, ...] = (),
+        upscaling: tuple[UpscaleSpec, ...] = (),
     ) -> None:
         self.presets = presets
-        self._of_files = self._shown = _Entries(models=models, accelerators=accelerators)
+        self._upscaling = {each.id: each for each in upscaling}
+        self.multiview = multiview
+        self._of_files = self._shown = _Entries(models=models, accelerators=accelerators, controls=controls)
         self.revision = 0
 
     @property
@@ -72,13 +88,22 @@ class Catalog:
         """Every way to draw in few steps."""
         return self._shown.accelerators
 
-    def show_results(self, *, models: Iterable[ModelSpec], accelerators: Iterable[AcceleratorSpec]) -> None:
+    @property
+    def controls(self) -> tuple[ControlSpec, ...]:
+        """Every ControlNet and IP-Adapter."""
+        return self._shown.controls
+
+    def show_results(
+        self, *, models: Iterable[ModelSpec], accelerators: Iterable[AcceleratorSpec],
+        controls: Iterable[ControlSpec] = (),
+    ) -> None:  # fmt: skip
         """List these, and only these, behind the entries of the files; an id of the files is never replaced."""
         fixed = self._of_files
-        taken = {each.id for each in (*fixed.models, *fixed.accelerators)}
+        taken = {each.id for each in (*fixed.models, *fixed.accelerators, *fixed.controls)}
         shown = _Entries(
             models=(*fixed.models, *(each for each in models if each.id not in taken)),
             accelerators=(*fixed.accelerators, *(each for each in accelerators if each.id not in taken)),
+            controls=(*fixed.controls, *(each for each in controls if each.id not in taken)),
         )
         if shown != self._shown:
             self._shown = shown
@@ -90,17 +115,25 @@ class Catalog:
         folders = [Path(folder), *map(Path, extra_folders)]
         models: dict[str, ModelSpec] = {}
         accelerators: dict[str, AcceleratorSpec] = {}
+        controls: dict[str, ControlSpec] = {}
+        multiview: dict[str, MultiviewSpec] = {}
+        upscaling: dict[str, UpscaleSpec] = {}
         presets: dict[str, GenerationPreset] = {}
         for each in folders:
             models.update(_read_specs(each / "models.toml", ModelSpec))
             accelerators.update(_read_specs(each / "accelerators.toml", AcceleratorSpec))
+            controls.update(_read_specs(each / "controls.toml", ControlSpec))
+            multiview.update(_read_specs(each / "multiview.toml", MultiviewSpec))
+            upscaling.update(_read_specs(each / "upscaling.toml", UpscaleSpec))
             for path in sorted((each / "generation").glob("*.toml")):
                 presets[path.stem] = _read_preset(path)
         if not models:
             raise CatalogError(f"{folders[0]}: expected a models.toml with at least one model, found none.")
         catalog = cls(
-            models=tuple(models.values()), accelerators=tuple(accelerators.values()), presets=tuple(presets.values())
-        )
+            models=tuple(models.values()), accelerators=tuple(accelerators.values()),
+            controls=tuple(controls.values()), presets=tuple(presets.values()), multiview=tuple(multiview.values()),
+            upscaling=tuple(upscaling.values()),
+        )  # fmt: skip
         catalog._check_references()
         return catalog
 
@@ -111,6 +144,24 @@ class Catalog:
     def accelerator(self, id: str) -> AcceleratorSpec:
         """The accelerator of that id. Raises `InvalidRequest` naming the choices."""
         return _choose("accelerator", id, self.accelerators)
+
+    def control(self, id: str) -> ControlSpec:
+        """The ControlNet or IP-Adapter of that id. Raises `InvalidRequest` naming the choices."""
+        return _choose("control", id, self.controls)
+
+    def controls_for(self, model: ModelSpec | str) -> tuple[ControlSpec, ...]:
+        """What fits a model: everything made for its family."""
+        spec = self.model(model) if isinstance(model, str) else model
+        return tuple(each for each in self.controls if each.family == spec.family)
+
+    def multiview_model(self, id: str) -> MultiviewSpec:
+        """The multiview network of that id. Raises `InvalidRequest` naming the choices."""
+        return _choose("model", id, self.multiview)
+
+    def upscaling(self, model: ModelSpec) -> UpscaleSpec:
+        """How a model best enlarges pictures; where nobody wrote it down, in tiles of the size it learnt."""
+        side = min(model.native_width, model.native_height)
+        return self._upscaling.get(model.family) or UpscaleSpec(id=model.family, tile=side, overlap=side // 4)
 
     def is_merged(self, model: ModelSpec) -> bool:
         """Whether a PeRFlow ΔW is already part of the model's published weights."""
@@ -140,11 +191,12 @@ class Catalog:
                     raise CatalogError(
                         f"accelerators.toml, {accelerator.id}, {key}: expected an id of models.toml, got {id!r}."
                     )
-        for model in self.models:
+        entries = [("models", each) for each in self.models] + [("multiview", each) for each in self.multiview]
+        for file, model in entries:
             choices = [each.id for each in self.accelerators_for(model)]
             if model.default_accelerator not in choices:
                 raise CatalogError(
-                    f"models.toml, {model.id}, default_accelerator: expected one that fits the model "
+                    f"{file}.toml, {model.id}, default_accelerator: expected one that fits the model "
                     f"({', '.join(choices) or 'none is listed'}), got {model.default_accelerator!r}."
                 )
 
@@ -180,6 +232,8 @@ def _read_specs(path: Path, kind: type[Spec]) -> dict[str, Spec]:
         spec = _build(kind, {"id": id, **entry}, where)
         if isinstance(spec, AcceleratorSpec):
             _check_accelerator(spec, where)
+        if isinstance(spec, ControlSpec) and spec.kind == "ip_adapter" and not (spec.file and spec.image_encoder):
+            raise CatalogError(f"{where}, file and image_encoder: expected both for an IP-Adapter, got none of one.")
         specs[id] = spec
     return specs
 

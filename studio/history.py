@@ -1,10 +1,11 @@
 """Pictures with their parameters inside, and a gallery that survives a restart.
 
 The files are the truth: `outputs/<tab>/<date>/00001-<seed>.png` carry their own parameters, and `history.sqlite3` is an
-index over them, brought in line with the files at every start. A file is staged, synced and renamed before its row
-exists, and removed before its row goes; so a crash leaves whole files and at worst an index that the next start
-repairs, and a full disk leaves nothing at all. One studio per data folder: the second is refused by a lock that the
-system releases when its owner dies.
+index over them, brought in line with the files at every start. What a drawing followed (control maps, references,
+initial pictures, masks) is kept beside them by content, `inputs/<sha256>.png`, for as long as a picture names it.
+A file is staged, synced and renamed before its row exists, and removed before its row goes; so a crash leaves whole
+files and at worst an index that the next start repairs, and a full disk leaves nothing at all. One studio per data
+folder: the second is refused by a lock that the system releases when its owner dies.
 This module does not know how pictures come to be, nor what a page is. Clients send ids, never paths.
 """
 
@@ -29,6 +30,7 @@ from PIL import Image
 
 from studio.errors import InvalidRequest, NotFound, StorageError, StudioError
 from studio.history_index import HistoryIndex, Row
+from studio.inputs import PictureStore
 from studio.parameters import describe, encode_png, read_description, read_parameters
 from studio.storage import PART, own_folder, storage_error, write_whole
 from studio.types import GeneratedImage, GenerationRequest, GenerationResult
@@ -76,6 +78,7 @@ class History:
         try:
             for folder in (self._outputs_dir, self._thumbnails_dir, self._served_dir):
                 folder.mkdir(parents=True, exist_ok=True)
+            self.inputs = PictureStore(data_dir / "inputs")
             self._index = HistoryIndex(data_dir / "history.sqlite3")
             self._reconcile()
         except OSError as error:
@@ -156,7 +159,16 @@ class History:
             except OSError as error:
                 raise storage_error(self._outputs_dir, error) from error
             self._index.remove([row.id])
+        self._drop_inputs({id for row in rows for id in row.request.pictures})
         return len(rows)
+
+    def _drop_inputs(self, ids: set[str]) -> None:
+        """Forget input pictures that no picture names any more."""
+        if ids:
+            try:
+                self.inputs.drop(ids - self._index.input_pictures())
+            except OSError as error:
+                raise storage_error(self._outputs_dir, error) from error
 
     # --- leaving --------------------------------------------------------------------------------------------------
 
@@ -168,6 +180,15 @@ class History:
             shutil.copyfile(source, target)
         except FileNotFoundError as error:
             raise NotFound(f"The file of picture {id} is gone from the disk: reload the gallery.") from error
+        except OSError as error:
+            raise storage_error(self._served_dir, error) from error
+        return target
+
+    def export_file(self, name: str, content: bytes) -> Path:
+        """Something made of saved pictures, under this name in the served folder. Raises `StorageError`."""
+        try:
+            target = self._new_export_folder() / name
+            target.write_bytes(content)
         except OSError as error:
             raise storage_error(self._served_dir, error) from error
         return target
@@ -260,6 +281,7 @@ class History:
         known = self._index.files()
         self._index.remove(id for file, id in known.items() if file not in present)
         self._index.add(row for file in sorted(present - known.keys()) if (row := self._read_row(file)))
+        self.inputs.tidy(self._index.input_pictures())
 
     def _read_row(self, file: str) -> Row | None:
         """A row from the picture's own parameters; `None` for a picture that is not ours or is damaged."""

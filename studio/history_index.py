@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.database import RebuildableTable
-from studio.types import GenerationRequest
+from studio.types import CONDITIONS, GenerationRequest
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -89,6 +89,14 @@ class HistoryIndex:
     def files(self) -> dict[str, str]:
         """Every file the index knows, with its id."""
         return dict(self._table.rows("SELECT file, id FROM pictures"))
+
+    def input_pictures(self) -> set[str]:
+        """Every input picture that a row's request names."""
+        wheres = " OR ".join("instr(description, ?) > 0" for _ in CONDITIONS)
+        names = tuple(f'"{name}"' for name in CONDITIONS)
+        rows = self._table.rows(f"SELECT description FROM pictures WHERE {wheres}", names)
+        requests = (GenerationRequest.from_json(json.loads(text)["request"]) for (text,) in rows)
+        return {id for request in requests for id in request.pictures}
 
     def _select(self, where: str, values: tuple[str, ...], limit: int) -> tuple[Row, ...]:
         """`where` is put together from this module's own words; what clients send is always bound."""

@@ -18,13 +18,14 @@ from typing import Any
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from studio.errors import InvalidRequest, StudioError, UnsafeFile
-from studio.types import GeneratedImage, GenerationRequest, GenerationResult, Guidance
+from studio.types import MAX_UPSCALED_PIXELS, GeneratedImage, GenerationRequest, GenerationResult, Guidance
 
 OWN_CHUNK = "perflow_studio"
 A1111_CHUNK = "parameters"
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 MAX_IMAGE_PIXELS = 36_000_000
+MAX_DRAWN_BYTES = 4 * MAX_UPSCALED_PIXELS
 MAX_PARAMETER_CHARACTERS = 64 * 1024
 EXIF_IFD, EXIF_USER_COMMENT = 0x8769, 0x9286
 VERSION = 1
@@ -87,25 +88,27 @@ def _request(values: dict[str, Any]) -> GenerationRequest:
         raise InvalidRequest("image", "parameters that form a request", sorted(map(str, values))) from error
 
 
-def check_image(path: Path) -> tuple[str, int, int]:
+def check_image(
+    path: Path, *, most_pixels: int = MAX_IMAGE_PIXELS, most_bytes: int = MAX_IMAGE_BYTES
+) -> tuple[str, int, int]:
     """Format, width and height by the header alone. Raises `UnsafeFile` outside PNG, JPEG, WEBP or 36 megapixels."""
     try:
         num_bytes = path.stat().st_size
-        if num_bytes > MAX_IMAGE_BYTES:
-            raise UnsafeFile(f"{path.name}: expected at most {MAX_IMAGE_BYTES} bytes, got {num_bytes}.")
+        if num_bytes > most_bytes:
+            raise UnsafeFile(f"{path.name}: expected at most {most_bytes} bytes, got {num_bytes}.")
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             kind = image.format or ""
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UnsafeFile(f"{path.name}: expected a PNG, JPEG or WEBP picture, got something else.") from error
-    if width * height > MAX_IMAGE_PIXELS:
-        raise UnsafeFile(f"{path.name}: expected at most {MAX_IMAGE_PIXELS} pixels, got {width} x {height}.")
+    if width * height > most_pixels:
+        raise UnsafeFile(f"{path.name}: expected at most {most_pixels} pixels, got {width} x {height}.")
     return kind, width, height
 
 
 def _read_texts(path: Path) -> dict[str, str]:
-    """The text chunks of a PNG, or the EXIF comment of a JPEG or WEBP as A1111 leaves it."""
-    check_image(path)
+    """The text chunks of a PNG, or the EXIF comment of a JPEG or WEBP as A1111 leaves it, up to what is drawn here."""
+    check_image(path, most_pixels=MAX_UPSCALED_PIXELS, most_bytes=MAX_DRAWN_BYTES)
     try:
         with Image.open(path, formats=FORMATS) as image:
             if isinstance(image, PngImagePlugin.PngImageFile):

@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from studio import inputs, upscales
 from studio.catalog import Catalog
+from studio.conditions import CannyLevels, ControlUnit, InitialImage, Reference, Upscale, check_resize
+from studio.engine.annotators import Annotators
+from studio.engine.fitting import fit
 from studio.errors import InvalidRequest, StorageError, StudioError
 from studio.gpu import DeviceLease, on_space_gpu
 from studio.history import History
+from studio.multiviews import TAB as MULTIVIEW_TAB
+from studio.multiviews import Multiviews
 from studio.settings import Settings
 from studio.sharing import Sharing
 from studio.training import TrainingServices
@@ -25,13 +35,16 @@ from studio.types import (
     MAX_IMAGES,
     MAX_SEED,
     AcceleratorSpec,
+    ControlSpec,
     Engine,
     GenerationEvent,
     GenerationRequest,
     GenerationResult,
     Guidance,
     ModelSpec,
+    MultiviewEngine,
     StepPlan,
+    check_canvas,
 )
 
 RANDOM_SEED = -1
@@ -45,24 +58,41 @@ class ModelStatus:
     on_disk: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class ControlStatus:
+    """A ControlNet or IP-Adapter of the catalogue, and whether it can be used without a download."""
+
+    spec: ControlSpec
+    on_disk: bool
+
+
 class Services:
     """What the studio can do. `resolve` and `plan` are cheap; `generate` waits its turn for the device."""
 
     def __init__(
         self, settings: Settings, catalog: Catalog, engine: Engine, history: History, lease: DeviceLease,
-        training: TrainingServices | None = None,
+        training: TrainingServices | None = None, views: MultiviewEngine | None = None,
     ) -> None:  # fmt: skip
         self.settings = settings
         self.catalog = catalog
         self.history = history
         self.training = training
         self._engine = engine
+        self._annotators = Annotators(settings.hub_cache, settings.offline)
         self._lease = lease
         self._sharing = Sharing(engine, lambda: training.at_work if training else None)
         self._stopping = threading.Event()
+        self.multiview = None if views is None else self._multiviews(views)
+        self.upscales = upscales.Upscales(catalog, history, self._control_specs, self.resolve)
         self._draw = on_space_gpu(engine.generate) if settings.on_space else engine.generate
         if settings.model is not None:
             catalog.model(settings.model)
+
+    def _multiviews(self, views: MultiviewEngine) -> Multiviews:
+        sharing = Sharing(views, lambda: self.training.at_work if self.training else None)
+        in_turn = partial(self._in_turn, sharing=sharing, tab=MULTIVIEW_TAB)
+        draw = on_space_gpu(views.generate) if self.settings.on_space else views.generate
+        return Multiviews(self.catalog, views, draw, self.history, in_turn, self._engine.make_room)
 
     def models(self) -> tuple[ModelStatus, ...]:
         """Every model of the catalogue, in its order."""
@@ -71,6 +101,18 @@ class Services:
     def accelerators(self, model_id: str) -> tuple[AcceleratorSpec, ...]:
         """The accelerators that fit a model. Raises `InvalidRequest` for an unknown model."""
         return tuple(self.catalog.accelerators_for(self.catalog.model(model_id)))
+
+    def controls(self, model_id: str) -> tuple[ControlStatus, ...]:
+        """What drawings of a model can follow: all that can be downloaded, and what is not from the hub once it is
+        there."""
+        found = (
+            ControlStatus(spec=spec, on_disk=self._engine.is_on_disk(spec.id))
+            for spec in self.catalog.controls_for(model_id)
+        )
+        return tuple(each for each in found if each.on_disk or each.spec.origin == "hub")
+
+    def _control_specs(self, model_id: str) -> tuple[ControlSpec, ...]:
+        return tuple(each.spec for each in self.controls(model_id))
 
     @property
     def default_model(self) -> str:
@@ -91,6 +133,10 @@ class Services:
         height: int | None = None,
         seed: int = RANDOM_SEED,
         num_images: int = 1,
+        controls: tuple[ControlUnit, ...] = (),
+        references: tuple[Reference, ...] = (),
+        initial: InitialImage | None = None,
+        upscale: Upscale | None = None,
     ) -> GenerationRequest:
         """What a person typed, completed and checked; `None` takes the recommended value, seed -1 a random one.
 
@@ -110,8 +156,13 @@ class Services:
             height=_whole(spec.native_height if height is None else height),
             seed=_concrete(_whole(seed)),
             num_images=_whole(num_images),
+            controls=controls,
+            references=references,
+            initial=initial,
+            upscale=upscale,
         )
         self._check_size(spec, request)
+        self._check_conditions(spec, request)
         self._engine.plan(request)
         return request
 
@@ -120,39 +171,129 @@ class Services:
         return self._engine.plan(request)
 
     def generate(
-        self, request: GenerationRequest, *, tab: str = "text-to-image", previews: bool = True
-    ) -> Iterator[GenerationEvent]:
+        self, request: GenerationRequest, *, tab: str = "text-to-image", previews: bool = True,
+        stop: threading.Event | None = None,
+    ) -> Iterator[GenerationEvent]:  # fmt: skip
         """`Waiting` while the device is busy, then the engine's events; the result's pictures are in the history.
 
         Without `previews` steps are told but not decoded, which saves a good part of a small model's time.
         Closing the iterator leaves the line or stops the engine within a step. Raises `QueueFull`, `InvalidRequest`,
         and what the engine raises. A picture the disk refuses stays in the result, without `history_id` and `path`,
         and a warning of the receipt says why.
+
+        An enlargement that is stopped, by `stop` or by closing the iterator, is saved with the tiles it has; where
+        there are none, no result comes. (Where a Space lends the device, closing keeps nothing.)
         """
         spec = self._model(request.model)
         self._accelerator(spec, request.accelerator)
         self._check_size(spec, request)
+        self._check_conditions(spec, request)
         self._engine.plan(request)
+        draw, keeps = partial(self._draw, request, previews=previews), None
+        if request.upscale is not None and not self.settings.on_space:
+            keeps = stop or threading.Event()
+            draw = partial(draw, enough=keeps.is_set)
+        yield from self._in_turn(request, draw, sharing=self._sharing, tab=tab, keeps=keeps)
+
+    def _in_turn(
+        self, request: GenerationRequest, draw: Callable[[], Iterator[GenerationEvent]], *, sharing: Sharing, tab: str,
+        keeps: threading.Event | None = None,
+    ) -> Iterator[GenerationEvent]:  # fmt: skip
+        """Wait for the line and for room on the device, draw, and save what was drawn.
+
+        Whoever closes this while it draws gets nothing; with `keeps` set then, the engine hands over what it has, and
+        that is saved.
+        """
         result: GenerationResult | None = None
         with self._lease.enter("generation") as ticket:
             for waiting in ticket.wait():
                 self._go_on()
                 yield waiting
             with ExitStack() as held:
-                for waiting in self._sharing.enter(request, held):
+                for waiting in sharing.enter(request, held):
                     self._go_on()
                     yield waiting
                 self._go_on()
-                events = held.enter_context(closing(self._draw(request, previews=previews)))  # pyright: ignore[reportArgumentType]
+                events = held.enter_context(closing(draw()))  # pyright: ignore[reportArgumentType]
                 for event in events:
                     self._go_on()
                     if isinstance(event, GenerationResult):
                         result = event
-                    else:
+                        continue
+                    try:
                         yield event
+                    except GeneratorExit:
+                        if keeps is not None:
+                            keeps.set()
+                            self._save_rest(events, tab)
+                        raise
         # The device is free again: encoding and the disk need none.
         if result is not None:
             yield self._saved(result, tab)
+
+    def _save_rest(self, events: Iterator[GenerationEvent], tab: str) -> None:
+        """The picture that a stopped engine still hands over, for whoever is gone."""
+        for event in events:
+            if isinstance(event, GenerationResult):
+                self._saved(event, tab)
+
+    # --- pictures to follow ---
+
+    def keep(self, source: Path | str | Image.Image | None, field: str = "image", *, shrinks: bool = True) -> str:
+        """Take a picture in, whatever it is, and return the id under which requests may name it.
+
+        Raises `InvalidRequest`, `UnsafeFile`, `StorageError`; `field` is what errors call it. Sides above 2048 pixels
+        are shrunk to that, unless its every pixel counts.
+        """
+        return self.history.inputs.keep(inputs.take(source, field, shrinks=shrinks))
+
+    def keep_mask(self, source: Path | str | Image.Image | None, picture: str, field: str = "mask") -> str:
+        """Take in the mask of a kept picture: white where something is to happen."""
+        return self.history.inputs.keep(inputs.take_mask(source, self.picture(picture), field))
+
+    def picture(self, id: str) -> Image.Image:
+        """A kept picture. Raises `NotFound`."""
+        return self.history.inputs.open(id)
+
+    def annotate(
+        self, picture: str, annotator: str, *, levels: CannyLevels | None = None, resize: str = "crop",
+        size: tuple[int, int] | None = None,
+    ) -> str:  # fmt: skip
+        """The map of a kept picture, kept as well: its id. With a `size` the picture is fitted to that canvas first.
+
+        Raises `InvalidRequest`, `ModelUnavailable`, `NotFound`.
+        """
+        check_resize("control_resize", resize)
+        if size is not None:
+            check_canvas(*size)
+        image = self.picture(picture)
+        fitted = image if size is None else fit(image, size, resize, is_map=annotator == "none")
+        made = self._annotators.annotate(annotator, fitted, levels)
+        return self.history.inputs.keep(inputs.check_map(made, "control_image"))
+
+    def _check_conditions(self, model: ModelSpec, request: GenerationRequest) -> None:
+        """Refuse what does not fit the model, and pictures that are not kept here, before any work."""
+        named = [("control", each.control, "controlnet") for each in request.controls]
+        named += [("reference_adapter", each.adapter, "ip_adapter") for each in request.references]
+        if request.upscale is not None and request.upscale.control is not None:
+            named.append(("upscale_control", request.upscale.control, "controlnet"))
+        for field, id, kind in named:
+            fitting = [each.spec.id for each in self.controls(model.id) if each.spec.kind == kind]
+            if id not in fitting:
+                raise InvalidRequest(field, f"one that fits {model.id}: {', '.join(fitting) or 'none is here'}", id)
+        for id in request.pictures:
+            if self.history.inputs.path(id) is None:
+                self.picture(id)  # raises the sentence
+        if request.upscale is not None:
+            upscales.check(request, model, {id: self.picture(id).size for id in request.pictures})
+        for unit in request.controls:
+            inputs.check_map(self.picture(unit.image))
+        initial = request.initial
+        if initial is not None and initial.mask is not None:
+            inputs.take_mask(self.picture(initial.mask), self.picture(initial.image))
+        for reference in request.references:
+            if reference.mask is not None:
+                inputs.check_mask(self.picture(reference.mask), "where the reference is to act", "reference_mask")
 
     def stop(self) -> None:
         """End what waits and what runs within a step; nothing starts any more. Safe to call from any thread, twice."""
@@ -185,6 +326,8 @@ class Services:
         return fitting[chosen]
 
     def _check_size(self, model: ModelSpec, request: GenerationRequest) -> None:
+        if request.upscale is not None:
+            return  # its tiles must fit the model, not all of it
         for name, side in (("width", request.width), ("height", request.height)):
             if side % model.size_multiple:
                 raise InvalidRequest(name, f"a multiple of {model.size_multiple} for {model.id}", side)

@@ -19,7 +19,7 @@ from studio.errors import QueueFull
 from studio.runs.events import Paused, Started, StepLogged, read_events
 from studio.runs.folder import RunFolder
 from studio.runs.lease import pausing
-from studio.types import Engine, GenerationRequest, Loading
+from studio.types import Engine, GenerationRequest, Loading, MultiviewEngine
 
 RESERVE = 1.1
 POLL_SECONDS = 0.25
@@ -30,7 +30,7 @@ TIMEOUT_SECONDS = 600.0
 class Sharing:
     """Room on the device for one picture at a time; `at_work` names the run whose trainer has it, if one has."""
 
-    def __init__(self, engine: Engine, at_work: Callable[[], RunFolder | None]) -> None:
+    def __init__(self, engine: Engine | MultiviewEngine, at_work: Callable[[], RunFolder | None]) -> None:
         self._engine, self._at_work = engine, at_work
 
     def enter(self, request: GenerationRequest, held: ExitStack) -> Iterator[Loading]:

@@ -11,23 +11,38 @@ catalogue's business, whether it is on disk the engine's.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from PIL import Image
 
+from studio import conditions
+from studio.checks import check_count, check_id, check_number, check_text
+from studio.conditions import (
+    MAX_CONTROL_UNITS,
+    MAX_GRID_STEPS,
+    MAX_REFERENCES,
+    Annotator,
+    ControlUnit,
+    InitialImage,
+    Reference,
+    Upscale,
+    ViewsOf,
+)
 from studio.errors import InvalidRequest
 
-MAX_STEPS = 32
-MAX_SIDE_PIXELS = 2048
+MAX_STEPS = MAX_GRID_STEPS
+MIN_SIDE_PIXELS, MAX_SIDE_PIXELS = 64, 2048
+MAX_UPSCALED_PIXELS = 8192 * 8192
 MAX_PROMPT_CHARACTERS = 2000
 MAX_IMAGES = 16
 MAX_GUIDANCE = 30.0
 MAX_ACCELERATOR_STRENGTH = 1.5
 MAX_SEED = 2**32 - 1
+
+CONDITIONS = ("controls", "references", "initial", "views_of", "upscale")
 
 Family = Literal["tabletop", "sd15", "sd21", "sdxl"]
 
@@ -76,6 +91,21 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MultiviewSpec(ModelSpec):
+    """A multiview network of the catalogue; its native size is one view's.
+
+    `vae` and `image_encoder` name folders as `source` does, for a network that ships without its own; `base` that of
+    the UNet it grew from, for one that stores only what differs. With `begins_near` drawing begins from noise with a
+    trace of what is known of the views in it, as the noisiest step was trained.
+    """
+
+    vae: str | None = None
+    image_encoder: str | None = None
+    base: str | None = None
+    begins_near: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class AcceleratorSpec:
     """A way to draw in few steps: a delta, a LoRA, or a plain solver. Recommended values carry a short reason.
 
@@ -101,6 +131,54 @@ class AcceleratorSpec:
     description: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ControlSpec:
+    """Something that makes drawings follow a picture: a ControlNet, or an IP-Adapter with its image encoder.
+
+    `source` is a hub id, a folder below `assets/`, or a path the owner named. `file` is a ControlNet's subfolder or an
+    IP-Adapter's safetensors file in it, `image_encoder` a folder in the source or a source of its own. `annotator`
+    makes its maps from ordinary pictures; `example` is a picture below `assets/` to try it on, with its prompt.
+    """
+
+    id: str
+    title: str
+    kind: Literal["controlnet", "ip_adapter"]
+    family: Family
+    source: str
+    origin: Literal["builtin", "hub", "folder"] = "hub"
+    file: str = ""
+    image_encoder: str = ""
+    variant: str | None = None
+    revision: str | None = None
+    annotator: Annotator = "none"
+    example: str = ""
+    example_prompt: str = ""
+    recommended_weight: float = 1.0
+    reason: str = ""
+    download_bytes: int | None = None
+    license: str = "unknown"
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleSpec:
+    """How pictures are best enlarged by the models of a family; `id` is the family's name.
+
+    `creativity` is for tiles that a tile ControlNet holds, `creativity_alone` for those that nothing holds but their
+    own beginning. Steps and guidance are the accelerator's where none are given.
+    """
+
+    id: str
+    tile: int
+    overlap: int
+    creativity: float = 0.5
+    creativity_alone: float = 0.25
+    weight: float = 1.0
+    steps: int | None = None
+    guidance: tuple[float, ...] = ()
+    reason: str = ""
+
+
 # --- choices ----------------------------------------------------------------------------------------------------
 
 
@@ -118,9 +196,8 @@ class Guidance:
         if not 1 <= len(self.scales) <= MAX_STEPS:
             raise InvalidRequest("guidance", f"1 to {MAX_STEPS} scales", self.scales)
         for scale in self.scales:
-            if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
-                raise InvalidRequest("guidance", f"numbers from 0 to {MAX_GUIDANCE:g}", scale)
-            if not 0 <= scale <= MAX_GUIDANCE:
+            is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+            if not is_number or not 0 <= scale <= MAX_GUIDANCE:  # NaN is in no range
                 raise InvalidRequest("guidance", f"numbers from 0 to {MAX_GUIDANCE:g}", scale)
 
     @classmethod
@@ -152,26 +229,70 @@ class GenerationRequest:
     height: int = 128
     seed: int = 0
     num_images: int = 1
+    controls: tuple[ControlUnit, ...] = ()
+    references: tuple[Reference, ...] = ()
+    initial: InitialImage | None = None
+    views_of: ViewsOf | None = None
+    upscale: Upscale | None = None
 
     def __post_init__(self) -> None:
-        _check_text("prompt", self.prompt)
-        _check_text("negative_prompt", self.negative_prompt)
-        _check_id("model", self.model)
-        _check_id("accelerator", self.accelerator)
-        _check_number("accelerator_strength", self.accelerator_strength, 0.0, MAX_ACCELERATOR_STRENGTH)
-        _check_count("steps", self.steps, 1, MAX_STEPS)
+        check_text("prompt", self.prompt, MAX_PROMPT_CHARACTERS)
+        check_text("negative_prompt", self.negative_prompt, MAX_PROMPT_CHARACTERS)
+        check_id("model", self.model)
+        check_id("accelerator", self.accelerator)
+        check_number("accelerator_strength", self.accelerator_strength, 0.0, MAX_ACCELERATOR_STRENGTH)
+        check_count("steps", self.steps, 1, MAX_STEPS)
         if not isinstance(self.guidance, Guidance):
             raise InvalidRequest("guidance", "a Guidance value", self.guidance)
+        check_count("seed", self.seed, 0, MAX_SEED)
+        check_count("num_images", self.num_images, 1, MAX_IMAGES)
+        conditions.check_tuple("controls", self.controls, ControlUnit, MAX_CONTROL_UNITS)
+        conditions.check_tuple("references", self.references, Reference, MAX_REFERENCES)
+        if self.initial is not None:
+            if not isinstance(self.initial, InitialImage):
+                raise InvalidRequest("initial", "an InitialImage value", self.initial)
+            self.initial.check_steps(self.steps)
+        if self.views_of is not None and not isinstance(self.views_of, ViewsOf):
+            raise InvalidRequest("views_of", "a ViewsOf value", self.views_of)
+        if self.upscale is None:
+            check_canvas(self.width, self.height)
+        else:
+            self._check_upscale(self.upscale)
+
+    def _check_upscale(self, upscale: Upscale) -> None:
+        """What is enlarged stands alone, is a whole multiple of its picture, and has a bound on all its pixels."""
+        if not isinstance(upscale, Upscale):
+            raise InvalidRequest("upscale", "an Upscale value", upscale)
+        upscale.check_steps(self.steps)
+        if self.controls or self.initial is not None or any(each.mask for each in self.references):
+            raise InvalidRequest(
+                "upscale", "an enlargement without control units, initial picture or masks of references", "some"
+            )
+        if self.num_images != 1:
+            raise InvalidRequest("num_images", "one picture at a time where a picture is enlarged", self.num_images)
         for name, side in (("width", self.width), ("height", self.height)):
-            _check_count(name, side, 64, MAX_SIDE_PIXELS)
-            if side % 8:
-                raise InvalidRequest(name, "a multiple of 8", side)
-        _check_count("seed", self.seed, 0, MAX_SEED)
-        _check_count("num_images", self.num_images, 1, MAX_IMAGES)
+            check_count(name, side, 1, MAX_UPSCALED_PIXELS)
+            if side % upscale.factor:
+                raise InvalidRequest(name, f"a multiple of the factor {upscale.factor}", side)
+        if self.width * self.height > MAX_UPSCALED_PIXELS:
+            expected = f"at most {MAX_UPSCALED_PIXELS / 1e6:.0f} megapixels in all (8192 x 8192): a smaller factor"
+            raise InvalidRequest("factor", expected, f"{self.width} x {self.height}")
+
+    @property
+    def first_step(self) -> int:
+        """How many of the grid's steps are left out, because a picture stands for them."""
+        begins = self.initial or self.upscale
+        return 0 if begins is None else self.steps - begins.num_steps(self.steps)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The pictures it names, each once, by the hash of their content."""
+        named = conditions.pictures_of(self.controls, self.references, self.initial, self.views_of, self.upscale)
+        return tuple(dict.fromkeys(named))
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary that `from_json` turns back into an equal request."""
-        return asdict(self)
+        """A plain dictionary that `from_json` turns back into an equal request; conditions only where there are any."""
+        return {name: value for name, value in asdict(self).items() if value or name not in CONDITIONS}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> GenerationRequest:
@@ -186,31 +307,21 @@ class GenerationRequest:
             fields["guidance"] = Guidance(scales=tuple(guidance["scales"]), per=guidance.get("per", "window"))
         elif guidance is not None:
             fields["guidance"] = Guidance.of(guidance)
+        for name, kind in (("controls", ControlUnit), ("references", Reference)):
+            if name in fields:
+                fields[name] = conditions.tuple_from_json(kind, name, fields[name])
+        for name, kind in (("initial", InitialImage), ("views_of", ViewsOf), ("upscale", Upscale)):
+            if fields.get(name) is not None:
+                fields[name] = conditions.from_json(kind, name, fields[name])
         return cls(**fields)
 
 
-def _check_text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise InvalidRequest(name, "text", value)
-    if len(value) > MAX_PROMPT_CHARACTERS:
-        raise InvalidRequest(name, f"at most {MAX_PROMPT_CHARACTERS} characters", f"{len(value)} characters")
-
-
-def _check_id(name: str, value: object) -> None:
-    if not isinstance(value, str) or not 1 <= len(value) <= 100:
-        raise InvalidRequest(name, "an id from the catalogue", value)
-
-
-def _check_count(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequest(name, f"a whole number from {low} to {high}", value)
-
-
-def _check_number(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidRequest(name, f"a number from {low:g} to {high:g}", value)
-    if not low <= value <= high:
-        raise InvalidRequest(name, f"a number from {low:g} to {high:g}", value)
+def check_canvas(width: object, height: object) -> None:
+    """Sides that can be drawn at. Raises `InvalidRequest`."""
+    for name, side in (("width", width), ("height", height)):
+        check_count(name, side, MIN_SIDE_PIXELS, MAX_SIDE_PIXELS)
+        if side % 8:  # type: ignore[operator]
+            raise InvalidRequest(name, "a multiple of 8", side)
 
 
 # --- events -----------------------------------------------------------------------------------------------------
@@ -251,7 +362,10 @@ class Loading:
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """A step (1-based `step`) of image `image_index` of the request is done."""
+    """A step (1-based `step`) of image `image_index` of the request is done.
+
+    Where a picture is drawn in tiles, the step is one of the 1-based `tile` of `num_tiles`; else both are 0.
+    """
 
     image_index: int
     num_images: int
@@ -262,6 +376,8 @@ class StepDone:
     num_time_windows: int
     guidance: float
     seconds: float
+    tile: int = 0
+    num_tiles: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +399,23 @@ class GeneratedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpscaleReport:
+    """How an enlargement came out, measured on the picture itself.
+
+    `seam_ratio` is the gradient energy across tile borders over that beside them (1 or less: no seam), `worst_seam`
+    that of the worst stretch of a border, `psnr` the fidelity of the result, shrunk, to its input in dB. With seams
+    redone, `num_tiles` counts those, `num_refined` those that came out better, and `seam_ratio_before` what it was.
+    """
+
+    num_tiles: int
+    num_refined: int
+    seam_ratio: float
+    worst_seam: float
+    psnr: float
+    seam_ratio_before: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
     """What really ran: enough to draw the same pixels again, and to know what they cost."""
 
@@ -299,6 +432,8 @@ class Receipt:
     num_network_calls: int
     versions: dict[str, str]
     warnings: tuple[str, ...] = ()
+    controls_sha256: dict[str, str] = field(default_factory=dict)
+    upscale: UpscaleReport | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,13 +458,51 @@ class MemoryRoom:
     needed_bytes: int
 
 
+Enough = Callable[[], bool]
+
+
+def never() -> bool:
+    """Nobody has had enough."""
+    return False
+
+
+class MultiviewEngine(Protocol):
+    """Draws the views of one object; `Engine`'s rules hold."""
+
+    def generate(
+        self, request: GenerationRequest, picture: Image.Image, *, previews: bool = True
+    ) -> Iterator[GenerationEvent]:
+        """As `Engine.generate`, from a square picture of the object on white: each image is a sheet of all views."""
+        ...
+
+    def plan(self, request: GenerationRequest) -> StepPlan:
+        """The effective grid of a request, without loading anything. Raises `InvalidRequest`."""
+        ...
+
+    def is_on_disk(self, id: str) -> bool:
+        """Whether a network's or accelerator's weights can be used without a download."""
+        ...
+
+    def room(self, request: GenerationRequest) -> MemoryRoom:
+        """The memory that drawing this would need, beside what is free."""
+        ...
+
+    def make_room(self) -> None:
+        """Give the device's memory back for someone else's work."""
+        ...
+
+
 class Engine(Protocol):
     """Runs models. Closing the iterator stops the work within one step and leaves the engine usable."""
 
-    def generate(self, request: GenerationRequest, *, previews: bool = True) -> Iterator[GenerationEvent]:
+    def generate(
+        self, request: GenerationRequest, *, previews: bool = True, enough: Enough = never
+    ) -> Iterator[GenerationEvent]:
         """Yield `Loading`, then a `StepPreview` per step and image, and last a `GenerationResult`.
 
-        Without `previews` a step is told by a plain `StepDone` and nothing is decoded but the result.
+        Without `previews` a step is told by a plain `StepDone` and nothing is decoded but the result. A picture drawn
+        in tiles is finished with what it has as soon as `enough()` says so, asked at every step; where no tile is done
+        by then, there is no result.
         """
         ...
 

@@ -17,9 +17,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ("app", "studio", "trainer", "benchmarks", "tests")
 
-LEAVES = {"studio.errors"}
+LEAVES = {"studio.errors", "studio.checks", "studio.conditions", "studio.pixels"}
 VALUES = LEAVES | {"studio.types"}
-HISTORY = VALUES | {"studio.storage", "studio.database", "studio.history", "studio.history_index", "studio.parameters"}
+HISTORY = VALUES | {
+    "studio.storage",
+    "studio.database",
+    "studio.history",
+    "studio.history_index",
+    "studio.parameters",
+    "studio.inputs",
+}
 SERVED = HISTORY | {
     "studio.catalog",
     "studio.gpu",
@@ -27,17 +34,23 @@ SERVED = HISTORY | {
     "studio.datasets",
     "studio.engine",
     "studio.settings",
+    "studio.multiview",
+    "studio.upscaling",
 }
 
 # Which rooms of the project a room may import, besides itself. The longest prefix that fits a module is its room.
 MAY_IMPORT = {
     "studio.errors": set(),
+    "studio.checks": {"studio.errors"},
+    "studio.conditions": LEAVES,
+    "studio.pixels": set(),
     "studio.types": LEAVES,
     "studio.settings": VALUES,
     "studio.catalog": VALUES,
     "studio.storage": VALUES,
     "studio.database": VALUES,
     "studio.parameters": VALUES,
+    "studio.inputs": VALUES | {"studio.storage", "studio.parameters"},
     "studio.history_index": HISTORY,
     "studio.history": HISTORY,
     "studio.gpu": VALUES,
@@ -45,15 +58,31 @@ MAY_IMPORT = {
     "studio.runs": VALUES | {"studio.storage", "studio.database"},
     "studio.datasets": VALUES | {"studio.storage"},
     "studio.perflow": VALUES,
-    "studio.engine": VALUES | {"studio.perflow", "studio.catalog"},
+    "studio.networks": LEAVES,
+    "studio.multiview": VALUES,
+    "studio.upscaling": VALUES,
+    "studio.engine": VALUES
+    | {"studio.perflow", "studio.catalog", "studio.networks", "studio.multiview", "studio.upscaling"},
     "studio.training": SERVED | {"studio.datasets"},
     "studio.sharing": VALUES | {"studio.runs"},
-    "studio.services": SERVED | {"studio.training", "studio.sharing"},
+    "studio.multiviews": SERVED,
+    "studio.upscales": SERVED,
+    "studio.services": SERVED | {"studio.training", "studio.sharing", "studio.multiviews", "studio.upscales"},
     "studio.ui": HISTORY
-    | {"studio.services", "studio.training", "studio.datasets", "studio.catalog", "studio.runs", "studio.settings"}
-    | {"studio.guard"},
+    | {
+        "studio.services",
+        "studio.multiviews",
+        "studio.upscales",
+        "studio.training",
+        "studio.datasets",
+        "studio.catalog",
+        "studio.runs",
+        "studio.settings",
+    }
+    | {"studio.guard", "studio.multiview", "studio.upscaling"},
     "studio": set(),
-    "trainer": VALUES | {"studio.perflow", "studio.runs", "studio.datasets", "studio.storage"},
+    "trainer": VALUES
+    | {"studio.perflow", "studio.networks", "studio.multiview", "studio.runs", "studio.datasets", "studio.storage"},
     "app": {"studio"},
 }
 
@@ -63,6 +92,7 @@ MUST_NOT_IMPORT = {
     "studio.ui": HEAVY,
     "studio.perflow": {"gradio"},
     "studio.engine": {"gradio"},
+    "studio.networks": {"gradio"},
     "studio": HEAVY | {"gradio"},
     "trainer": {"gradio"},
     "app": HEAVY,
@@ -216,6 +246,8 @@ PLANTED = [
     ("studio.engine.diffusion", "import gradio"),
     ("studio.engine.diffusion", "from studio.services import Services"),
     ("studio.engine.diffusion", "from studio.ui import form"),
+    ("studio.multiview.hull", "import torch"),
+    ("studio.multiview.hull", "from studio.networks import wonder3d"),
     ("studio.ui.form", "import torch"),
     ("studio.ui.form", "def f():\n    import torch.nn"),
     ("studio.ui.form", "if TYPE_CHECKING:\n    from diffusers import DDIMScheduler"),

@@ -121,7 +121,7 @@ def test_malformed_entries_are_refused_by_name(tmp_path: Path, models: str, acce
     [
         ('title="t"\n', "bad.toml, description: expected text"),
         ('title="t"\ndescription="d"\nsteps=4\n', "bad.toml, steps: expected only"),
-        ('title="t"\ndescription="d"\n[request]\nsteps=99\n', "request: steps: expected a whole number from 1 to 32"),
+        ('title="t"\ndescription="d"\n[request]\nsteps=99\n', "request: steps: expected a whole number from 1 to 50"),
         ('title="t"\ndescription="d"\n[request]\nwarp=1\n', "request: warp: expected one of"),
     ],
 )

@@ -160,3 +160,62 @@ def _byte_letters() -> dict[int, str]:
     letters = {byte: chr(byte) for byte in printable}
     hidden = [byte for byte in range(256) if byte not in letters]
     return letters | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
+
+
+def tiny_controlnet(folder: Path, pipeline_folder: Path, *, seed: int = 3) -> Path:
+    """Write a random ControlNet that fits the tiny pipeline's UNet, in diffusers' own folder layout."""
+    from diffusers import ControlNetModel
+
+    unet = UNet2DConditionModel.from_pretrained(pipeline_folder, subfolder="unet")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8, 8, 8))
+        for name, weight in network.named_parameters():
+            if "controlnet_" in name:  # else the zero convolutions would hide everything
+                weight.data.normal_(0, 0.1)
+    network.save_pretrained(folder)
+    return folder
+
+
+def tiny_ip_adapter(folder: Path, pipeline_folder: Path, *, seed: int = 4) -> Path:
+    """Write a random IP-Adapter and its image encoder in the published layout: adapter.safetensors, image_encoder/."""
+    from safetensors.torch import save_file
+
+    unet = UNet2DConditionModel.from_pretrained(pipeline_folder, subfolder="unet")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = tiny_image_encoder()
+        tensors = ip_adapter_tensors(unet, encoder.config.projection_dim)
+    encoder.save_pretrained(folder / "image_encoder")
+    save_file(tensors, folder / "adapter.safetensors")
+    return folder
+
+
+def tiny_image_encoder() -> Any:
+    """A CLIP image encoder for 32 x 32 pixels."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16, intermediate_size=32, projection_dim=12, num_hidden_layers=2, num_attention_heads=2,
+            image_size=32, patch_size=8,
+        )
+    )  # fmt: skip
+
+
+def ip_adapter_tensors(unet: Any, image_width: int, *, num_tokens: int = 4) -> dict[str, torch.Tensor]:
+    """The tensors of `ip-adapter_sd15.safetensors` for a UNet: projection, and keys and values of odd layer numbers."""
+    text_width = unet.config.cross_attention_dim
+    tensors = {
+        "image_proj.proj.weight": torch.randn(num_tokens * text_width, image_width),
+        "image_proj.proj.bias": torch.zeros(num_tokens * text_width),
+        "image_proj.norm.weight": torch.ones(text_width),
+        "image_proj.norm.bias": torch.zeros(text_width),
+    }
+    cross = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+    for place, name in enumerate(cross):
+        layer = unet.get_submodule(name.removesuffix(".processor"))
+        for part in ("k", "v"):
+            weight = torch.randn(layer.to_q.out_features, text_width) / text_width**0.5
+            tensors[f"ip_adapter.{2 * place + 1}.to_{part}_ip.weight"] = weight
+    return tensors

@@ -40,6 +40,11 @@ def control_of_scene(control: str, seen: Render, pixels: torch.Tensor) -> torch.
     return control_of_pixels(control, pixels)
 
 
+def image_from(pixels: torch.Tensor) -> Image.Image:
+    """A picture of `[3, H, W]` uint8."""
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
 def _canny(pixels: torch.Tensor) -> torch.Tensor:
     try:
         import cv2
@@ -53,7 +58,7 @@ def _canny(pixels: torch.Tensor) -> torch.Tensor:
 
 def _tile(pixels: torch.Tensor) -> torch.Tensor:
     """A fourth of the detail, blown up again."""
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    image = image_from(pixels)
     small = max(1, image.width // TILE_FACTOR), max(1, image.height // TILE_FACTOR)
     coarse = image.resize(small, Image.Resampling.BOX)
     return pixels_of(coarse.resize(image.size, Image.Resampling.BICUBIC))

@@ -13,15 +13,14 @@ import struct
 import warnings
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from studio import pixels
 from studio.datasets.sources import Limits, Refused
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 THUMBNAIL_PIXELS = 192
 _SUFFIX = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
-_ORIENTATION = 0x0112
 
 # What a file that is no picture of ours is, by how it begins.
 _STRANGERS = (
@@ -140,7 +139,7 @@ def _decoded(content: bytes, limits: Limits) -> tuple[Image.Image, str, bool, li
 
 def _straightened(image: Image.Image, content: bytes, limits: Limits) -> tuple[Image.Image, str, bool, list[str]]:
     kind = image.format or "PNG"
-    turn = _orientation(image)
+    turn = pixels.turn_of(image)
     try:
         if kind == "PNG":
             _opened(content, limits).verify()  # the checksums of its chunks; loading alone draws garbage
@@ -153,36 +152,17 @@ def _straightened(image: Image.Image, content: bytes, limits: Limits) -> tuple[I
     return plain.transpose(turn), kind, True, [*changes, "turned upright"]
 
 
-def _orientation(image: Image.Image) -> Image.Transpose | None:
-    """How to turn it upright, from its EXIF; broken EXIF turns nothing."""
-    try:
-        value = image.getexif().get(_ORIENTATION)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        return None
-    turns = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }  # fmt: skip
-    return turns.get(value) if isinstance(value, int) else None
-
-
 def _rgb(image: Image.Image, content: bytes) -> tuple[Image.Image, list[str]]:
     """Three channels of 8 bits, and what that took."""
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        levels = np.asarray(image).astype(np.float64) / 65535
-        return Image.fromarray((levels.clip(0, 1) * 255).round().astype(np.uint8)).convert("RGB"), ["16 bits made 8"]
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB"), ["transparency laid on white"]
-    if image.mode == "RGB":
-        sixteen = image.format == "PNG" and content[24:25] == b"\x10"
-        return image, ["16 bits made 8"] if sixteen else []
-    if image.mode in ("L", "1", "P", "CMYK", "YCbCr"):
-        words = {"L": "grey", "1": "black and white", "P": "palette", "CMYK": "CMYK", "YCbCr": "YCbCr"}[image.mode]
-        return image.convert("RGB"), [f"{words} made RGB"]
-    raise Refused("format", f"of the unusual kind {image.mode}: save it as an RGB picture")
+    try:
+        made, how = pixels.plain(image)
+    except ValueError as error:
+        raise Refused("format", f"of the unusual kind {error}: save it as an RGB picture") from error
+    if made.mode == "RGBA":
+        return pixels.on_white(made), ["transparency laid on white"]
+    if image.mode == "RGB" and image.format == "PNG" and content[24:25] == b"\x10":
+        return made, ["16 bits made 8"]  # which Pillow has done without a word
+    return made, [how] if how else []
 
 
 def _png(image: Image.Image) -> bytes:

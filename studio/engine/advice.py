@@ -30,8 +30,10 @@ def odd_choices(
         yield f"Strength 0 is the bare model under the sampler of {accelerator.title}."
     if request.negative_prompt.strip() and not any(map(is_guided, plan.guidance)):
         yield "The negative prompt has no effect without guidance (every scale is 1)."
-    if (request.width, request.height) != (model.native_width, model.native_height):
+    upscale = request.upscale
+    width, height = (upscale.tile, upscale.tile) if upscale else (request.width, request.height)
+    if (width, height) != (model.native_width, model.native_height):
         yield (
-            f"{request.width}x{request.height} is not the size this model learnt "
+            f"{width}x{height} is not the size this model learnt "
             f"({model.native_width}x{model.native_height}); objects may repeat or melt."
         )

@@ -1,6 +1,7 @@
 """`DiffusionEngine`: the one path from a request to its pictures, on stock diffusers pipelines.
 
-request -> resident pipeline -> base + strength * ΔW -> per image: noise, guided steps with previews, decode -> result
+request -> resident pipeline -> base + strength * ΔW -> controls and adapters attached -> per image: noise (or a noised
+picture), guided steps with previews, decode -> result
 
 Images of a request are drawn one after another, each from its own seed by itself: so image i is bit for bit the same
 alone and in a batch, and the first picture is there before the last has begun. (Batching them would be faster on a
@@ -13,9 +14,11 @@ from __future__ import annotations
 import platform
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -25,7 +28,8 @@ from PIL import Image
 from studio.catalog import Catalog
 from studio.engine.accelerator import Worn, check_kind
 from studio.engine.advice import odd_choices
-from studio.engine.conditions import Condition, TextToImage
+from studio.engine.conditions import Conditions, OpenPicture, make
+from studio.engine.controls import Attached, check_fits
 from studio.engine.device import (
     ROOM_OVER_WEIGHTS,
     choose_device,
@@ -35,13 +39,18 @@ from studio.engine.device import (
 )
 from studio.engine.drawing import SMALLER, Drawn, Order, draw
 from studio.engine.hub import Hub, Say
+from studio.engine.lens import Lens
 from studio.engine.loader import Loader, Resident
 from studio.engine.prompts import EncodedPrompt
 from studio.engine.samplers import make_sampler, plan_request
 from studio.engine.stream import Emit, Worker
+from studio.engine.upscaling import NOT_HELD, Work, check_memory, grid_of, num_canvas_bytes, upscale_picture
 from studio.engine.weights import Weights
+from studio.errors import InvalidRequest, NotFound
 from studio.types import (
     AcceleratorSpec,
+    ControlSpec,
+    Enough,
     GeneratedImage,
     GenerationEvent,
     GenerationRequest,
@@ -50,10 +59,11 @@ from studio.types import (
     MemoryRoom,
     ModelSpec,
     Receipt,
-    StepDone,
     StepPlan,
-    StepPreview,
+    UpscaleReport,
+    never,
 )
+from studio.upscaling.enlarged import Enlarged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +74,26 @@ class _Job:
     model: ModelSpec
     accelerator: AcceleratorSpec
     plan: StepPlan
-    condition: Condition
+    controls: tuple[ControlSpec, ...] = ()
+    adapters: tuple[ControlSpec, ...] = ()
+    enough: Enough = never
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """The pictures of a job, and what there is to say of them."""
+
+    images: tuple[GeneratedImage, ...]
+    drawn: list[Drawn]
+    warnings: list[str]
+    upscale: UpscaleReport | None = None
 
 
 class DiffusionEngine:
     """Runs models from the catalogue; one request at a time, others wait their turn.
 
     `device` and `dtype` are "auto" or a name; `hub_cache` a folder instead of the user's Hugging Face cache; `offline`
-    True never asks the network.
+    True never asks the network. `open_picture` gives the pictures that requests name by their content.
     """
 
     def __init__(
@@ -83,8 +105,10 @@ class DiffusionEngine:
         dtype: str = "auto",
         hub_cache: Path | str | None = None,
         offline: bool | None = None,
+        open_picture: OpenPicture | None = None,
     ) -> None:
         self._catalog = catalog
+        self._open_picture = open_picture or _no_picture
         self._device = choose_device(device)
         self.dtype = choose_dtype(dtype, self._device)
         hub = Hub(Path(hub_cache) if hub_cache else None, offline)
@@ -102,15 +126,16 @@ class DiffusionEngine:
         return self._weights.is_on_disk(id)
 
     def generate(
-        self, request: GenerationRequest, *, previews: bool = True, condition: Condition | None = None
+        self, request: GenerationRequest, *, previews: bool = True, enough: Enough = never
     ) -> Iterator[GenerationEvent]:
         """Yield `Loading`, a `StepPreview` per step and image, and last the `GenerationResult`.
 
-        Without `previews` a `StepDone` stands for each preview, and only finished pictures are decoded.
+        Without `previews` a `StepDone` stands for each preview, and only finished pictures are decoded. A picture drawn
+        in tiles ends with those it has once `enough()`; without any, there is no result.
 
         Raises `InvalidRequest`, `IncompatibleWeights`, `ModelUnavailable`, `UnsafeFile` or `OutOfMemory`.
         """
-        job = self._job(request, condition or TextToImage())
+        job = replace(self._job(request), enough=enough)
 
         def run(emit: Emit[GenerationEvent]) -> None:
             self._run(job, previews, emit)
@@ -129,6 +154,8 @@ class DiffusionEngine:
         loaded = self._loader.num_loaded_bytes(model)
         weights = self._weights.num_bytes(model)
         needed = int((ROOM_OVER_WEIGHTS - 1) * max(weights, loaded)) + (0 if loaded else weights)
+        if request.upscale is not None and self._device.type == "cpu":
+            needed += num_canvas_bytes(request)
         return MemoryRoom(device=self._device.type, free_bytes=free_memory_bytes(self._device), needed_bytes=needed)
 
     def make_room(self) -> None:
@@ -136,14 +163,25 @@ class DiffusionEngine:
         if self._device.type != "cpu":
             self.close()
 
-    def _job(self, request: GenerationRequest, condition: Condition | None = None) -> _Job:
+    def _job(self, request: GenerationRequest) -> _Job:
         model = self._catalog.model(request.model)
         accelerator = self._catalog.accelerator(request.accelerator)
         check_kind(accelerator, model, is_merged=self._catalog.is_merged(model))
+        named = [unit.control for unit in request.controls]
+        named += [request.upscale.control] if request.upscale and request.upscale.control else []
+        controls = tuple(self._control(id, "controlnet", model) for id in named)
+        adapters = tuple(self._control(each.adapter, "ip_adapter", model) for each in request.references)
         plan = plan_request(request, model, accelerator)
         return _Job(
-            request=request, model=model, accelerator=accelerator, plan=plan, condition=condition or TextToImage()
+            request=request, model=model, accelerator=accelerator, plan=plan, controls=controls, adapters=adapters
         )
+
+    def _control(self, id: str, kind: str, model: ModelSpec) -> ControlSpec:
+        spec = self._catalog.control(id)
+        if spec.kind != kind:
+            raise InvalidRequest("control", "a ControlNet for a map and an IP-Adapter for a reference", id)
+        check_fits(spec, model)
+        return spec
 
     def _run(self, job: _Job, previews: bool, emit: Emit[GenerationEvent]) -> None:
         def say(message: str, fraction: float | None) -> None:
@@ -153,15 +191,19 @@ class DiffusionEngine:
             started = time.perf_counter()
             resident = self._loader.load(job.model, say)
             worn = self._wear(resident, job, say)
+            attached = self._attach(resident, job, say)
             seconds_load = time.perf_counter() - started
             with torch.inference_mode():
-                images, all_drawn, warnings = self._draw_all(resident, job, worn, previews, emit)
+                conditions = self._conditions(resident, job, attached)
+                made = self._draw_all(resident, job, worn, conditions, previews, emit)
+            if not made.images:
+                return
             emit(
                 GenerationResult(
                     request=job.request,
-                    images=images,
+                    images=made.images,
                     seconds=time.perf_counter() - started,
-                    receipt=self._receipt(resident, job, worn, seconds_load, all_drawn, warnings),
+                    receipt=self._receipt(resident, job, worn, attached, seconds_load, made),
                 )
             )
 
@@ -175,31 +217,80 @@ class DiffusionEngine:
             ),
         )
 
+    def _attach(self, resident: Resident, job: _Job, say: Say) -> Attached:
+        return or_out_of_memory(
+            "loading what the picture is to follow",
+            "Use fewer control units, close other programs that use the device, or choose a smaller model.",
+            lambda: resident.controls.attach(job.controls, job.adapters, self._weights, say),
+        )
+
+    def _conditions(self, resident: Resident, job: _Job, attached: Attached) -> Conditions:
+        resident.controls.set_scales(job.request.references)
+        num_steps = len(job.plan.timesteps)
+        return or_out_of_memory(
+            "reading the input pictures",
+            SMALLER,
+            lambda: make(job.request, attached, self._open_picture, resident.pipe, num_steps=num_steps),
+        )
+
     def _draw_all(
-        self, resident: Resident, job: _Job, worn: Worn, previews: bool, emit: Emit[GenerationEvent]
-    ) -> tuple[tuple[GeneratedImage, ...], list[Drawn], list[str]]:
+        self,
+        resident: Resident,
+        job: _Job,
+        worn: Worn,
+        conditions: Conditions,
+        previews: bool,
+        emit: Emit[GenerationEvent],
+    ) -> _Made:
         request = job.request
         prompt, negative = self._encode(resident, request)
         warnings = [text for text in (prompt.warning, negative.warning) if text]
         warnings += [*worn.warnings, *odd_choices(request, job.model, job.accelerator, worn.facts, job.plan)]
+        order = Order(
+            conditions=conditions,
+            plan=job.plan,
+            prompt=prompt,
+            negative=negative,
+            width=request.width,
+            height=request.height,
+            seed=request.seed,
+        )
+        sampler = partial(make_sampler, resident.noise_schedule, job.model, job.accelerator, worn.facts)
+        if request.upscale is not None:
+            return self._upscale(resident, job, order, sampler, warnings, Lens(job.plan, emit, is_seen=previews))
         images, all_drawn = [], []
         for index in range(request.num_images):
-            order = Order(
-                condition=job.condition,
-                plan=job.plan,
-                prompt=prompt,
-                negative=negative,
-                width=request.width,
-                height=request.height,
-                seed=request.seed + index,
-            )
-            lens = _Lens(job, index, emit)
-            sampler = make_sampler(resident.noise_schedule, job.model, job.accelerator, worn.facts)
-            drawn = draw(resident.pipe, sampler, order, resident.preview if previews else None, lens.show)
-            images.append(GeneratedImage(image=drawn.image, seed=order.seed, lens=tuple(lens.previews)))
+            lens = Lens(job.plan, emit, image_index=index, num_images=request.num_images)
+            own = replace(order, seed=request.seed + index)
+            drawn = draw(resident.pipe, sampler(), own, resident.preview if previews else None, lens.show)
+            images.append(GeneratedImage(image=drawn.image, seed=own.seed, lens=tuple(lens.previews)))
             all_drawn.append(drawn)
             warnings += drawn.warnings
-        return tuple(images), all_drawn, list(dict.fromkeys(warnings))
+        return _Made(images=tuple(images), drawn=all_drawn, warnings=list(dict.fromkeys(warnings)))
+
+    def _upscale(
+        self, resident: Resident, job: _Job, order: Order, sampler: Callable[[], Any], warnings: list[str], lens: Lens
+    ) -> _Made:
+        request, upscale = job.request, job.request.upscale
+        assert upscale is not None
+        check_memory(request)
+        enlarged = Enlarged(source=self._open_picture(upscale.image), factor=upscale.factor)
+        if enlarged.size != (request.width, request.height):
+            expected = f"{enlarged.size[0]} x {enlarged.size[1]}, {upscale.factor} times the picture"
+            raise InvalidRequest("factor", expected, f"{request.width} x {request.height}")
+        work = Work(
+            pipe=resident.pipe, make_sampler=sampler, order=replace(order, width=upscale.tile, height=upscale.tile),
+            first_step=request.first_step, upscale=upscale, enlarged=enlarged, grid=grid_of(upscale, enlarged.size),
+            tell=lens.tell, enough=job.enough,
+            mended=self._open_picture(upscale.mend) if upscale.mend else None,
+        )  # fmt: skip
+        made = upscale_picture(work)
+        if made is None:
+            return _Made(images=(), drawn=[], warnings=warnings)
+        drawn, report = made
+        image = GeneratedImage(image=drawn.image, seed=request.seed)
+        warnings = [*warnings, *(() if upscale.control else (NOT_HELD,))]
+        return _Made(images=(image,), drawn=[drawn], warnings=[*warnings, *drawn.warnings], upscale=report)
 
     def _encode(self, resident: Resident, request: GenerationRequest) -> tuple[EncodedPrompt, EncodedPrompt]:
         def encode() -> tuple[EncodedPrompt, EncodedPrompt]:
@@ -213,10 +304,11 @@ class DiffusionEngine:
         resident: Resident,
         job: _Job,
         worn: Worn,
+        attached: Attached,
         seconds_load: float,
-        all_drawn: list[Drawn],
-        warnings: list[str],
+        made: _Made,
     ) -> Receipt:
+        all_drawn = made.drawn
         return Receipt(
             plan=job.plan,
             model=job.model.id,
@@ -230,36 +322,14 @@ class DiffusionEngine:
             seconds_decode=sum(drawn.seconds_decode for drawn in all_drawn),
             num_network_calls=sum(drawn.num_network_calls for drawn in all_drawn),
             versions=versions(),
-            warnings=tuple(warnings),
+            warnings=tuple(made.warnings),
+            controls_sha256=dict(attached.sha256 or {}),
+            upscale=made.upscale,
         )
 
 
-class _Lens:
-    """The previews of one image, as they are emitted."""
-
-    def __init__(self, job: _Job, image_index: int, emit: Emit[GenerationEvent]) -> None:
-        self._job, self._index, self._emit = job, image_index, emit
-        self.previews: list[StepPreview] = []
-
-    def show(self, step: int, seconds: float, image: Image.Image | None) -> None:
-        plan = self._job.plan
-        done = StepDone(
-            image_index=self._index,
-            num_images=self._job.request.num_images,
-            step=step,
-            num_steps=len(plan.timesteps),
-            timestep=plan.timesteps[step - 1],
-            window=plan.windows[step - 1],
-            num_time_windows=plan.num_time_windows,
-            guidance=plan.guidance[step - 1],
-            seconds=seconds,
-        )
-        if image is None:
-            self._emit(done)
-            return
-        preview = StepPreview(**vars(done), image=image)
-        self.previews.append(preview)
-        self._emit(preview)
+def _no_picture(id: str) -> Image.Image:
+    raise NotFound(f"This engine keeps no pictures, so it cannot follow one ({id[:12]}).")
 
 
 def device_in_words(device: torch.device) -> str:

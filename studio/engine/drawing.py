@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from studio.engine.conditions import Condition
+from studio.engine.conditions import Conditions
 from studio.engine.device import or_out_of_memory
 from studio.engine.guidance_hook import GuidanceSchedule
 from studio.engine.preview import PredictedImage, Preview, decode
 from studio.engine.prompts import EncodedPrompt
+from studio.engine.samplers import Later
 from studio.errors import OutOfMemory
 from studio.types import StepPlan
 
@@ -30,15 +31,21 @@ SMALLER = "Try a smaller size, or fewer things at once on this device."
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """All that one image needs to be drawn."""
+    """All that one image, or one tile of an image, needs to be drawn.
 
-    condition: Condition
+    `noise` stands in for the seed's own where a tile takes its part of one larger noise; without `is_decoded` the
+    latents are all that is wanted.
+    """
+
+    conditions: Conditions
     plan: StepPlan
     prompt: EncodedPrompt
     negative: EncodedPrompt
     width: int
     height: int
     seed: int
+    noise: torch.Tensor | None = None
+    is_decoded: bool = True
 
 
 @dataclass(kw_only=True)
@@ -46,6 +53,7 @@ class Drawn:
     """What came of it, and what it cost."""
 
     image: Image.Image
+    latents: torch.Tensor | None = None
     seconds_steps: list[float] = field(default_factory=list)
     seconds_decode: float = 0.0
     num_network_calls: int = 0
@@ -58,40 +66,50 @@ def draw(resident_pipe: Any, sampler: Any, order: Order, preview: Preview | None
     What `show` gets after the last step is the finished picture; without a `preview` it gets `None` before that.
     Raises `OutOfMemory`.
     """
-    pipe = order.condition.pipeline(resident_pipe)
-    pipe.scheduler = sampler
+    pipe = order.conditions.pipeline(resident_pipe)
+    beginning = order.conditions.beginning
+    first = beginning.first_step if beginning else 0
     predicted = PredictedImage(sampler)
+    pipe.scheduler = Later(sampler, first) if first else sampler
     guidance = GuidanceSchedule(order.plan.guidance)
+    timesteps = (*order.plan.timesteps, 0)
     num_steps = len(order.plan.timesteps)
+    generator = torch.Generator("cpu").manual_seed(order.seed)
+    noise = initial_noise(pipe, order, generator) if order.noise is None else order.noise
     drawn = Drawn(image=Image.new("RGB", (order.width, order.height)))
     clock = _Clock()
 
     def on_step_end(_pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if beginning is not None:
+            tensors["latents"] = beginning.hold(tensors["latents"], sampler, noise, timesteps[step + 1])
         drawn.seconds_steps.append(clock.lap())
         guidance.advance()
         image = None
         if step + 1 < num_steps:
             if preview is not None and predicted.latents is not None:
-                image = preview(predicted.latents)
+                clean = predicted.latents
+                image = preview(beginning.hold(clean, sampler, noise, 0) if beginning else clean)
+        elif not order.is_decoded:
+            drawn.latents = tensors["latents"]
         else:
             image, note = decode_or_tile(pipe.vae, tensors["latents"])
+            image = beginning.finish(image) if beginning else image
             drawn.image, drawn.seconds_decode = image, clock.lap()
             drawn.warnings += [note] if note else []
         show(step + 1, drawn.seconds_steps[-1], image)
         clock.lap()
-        return {}
+        return {"latents": tensors["latents"]}
 
-    generator = torch.Generator("cpu").manual_seed(order.seed)
     arguments = {
         **_prompt_arguments(order, guidance),
-        **order.condition.arguments(),
-        "latents": initial_noise(pipe, order, generator),
+        **order.conditions.call_arguments(doubles=guidance.doubles),
+        "latents": beginning.noised(sampler, noise, timesteps[0]) if beginning and first else noise,
         "generator": generator,
-        "num_inference_steps": num_steps,
+        "num_inference_steps": first + num_steps,
         "callback_on_step_end": on_step_end,
         "output_type": "latent",
     }
-    with guidance.on(pipe.unet, *order.condition.conditioners(pipe)):
+    with guidance.on(pipe.unet, *order.conditions.conditioners):
         clock.lap()
         or_out_of_memory("drawing", SMALLER, lambda: pipe(**arguments))
     drawn.num_network_calls = guidance.num_network_calls

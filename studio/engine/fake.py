@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 
 import numpy as np
 from PIL import Image
 
 from studio.catalog import Catalog
+from studio.errors import NotFound
 from studio.perflow import TimeWindows, make_plan
+from studio.perflow.windows import begun_at
 from studio.types import (
     MAX_SEED,
+    Enough,
     GeneratedImage,
     GenerationEvent,
     GenerationRequest,
@@ -31,18 +34,30 @@ from studio.types import (
     StepDone,
     StepPlan,
     StepPreview,
+    UpscaleReport,
+    never,
 )
+from studio.upscaling.enlarged import Enlarged
+from studio.upscaling.measures import SHOWN_SIDE_PIXELS, find_seams, psnr
+from studio.upscaling.tiles import lay
 
 NUM_TRAIN_TIMESTEPS = 1000
 WARNING = "This picture comes from the fake engine: no model drew it."
 
 
 class FakeEngine:
-    """An `Engine` whose pictures are gradients; `step_seconds` is the time each step pretends to work."""
+    """An `Engine` whose pictures are gradients; `step_seconds` is the time each step pretends to work.
 
-    def __init__(self, catalog: Catalog, *, step_seconds: float = 0.05) -> None:
+    What it is asked to refine it enlarges and no more; `open_picture` gives the pictures that such requests name.
+    """
+
+    def __init__(
+        self, catalog: Catalog, *, step_seconds: float = 0.05,
+        open_picture: Callable[[str], Image.Image] | None = None,
+    ) -> None:  # fmt: skip
         self._catalog = catalog
         self._step_seconds = step_seconds
+        self._open_picture = open_picture or _no_picture
 
     def is_on_disk(self, id: str) -> bool:  # noqa: ARG002
         """Nothing needs a download here."""
@@ -62,13 +77,18 @@ class FakeEngine:
         """The true grid of the accelerator's windows; a plain solver is drawn as if it had one."""
         delta = self._catalog.accelerator(request.accelerator).delta
         windows = TimeWindows(num_time_windows=delta.num_time_windows if delta else 1)
-        return make_plan(windows, request.steps, request.guidance)
+        return begun_at(make_plan(windows, request.steps, request.guidance), request.first_step)
 
-    def generate(self, request: GenerationRequest, *, previews: bool = True) -> Iterator[GenerationEvent]:
+    def generate(
+        self, request: GenerationRequest, *, previews: bool = True, enough: Enough = never
+    ) -> Iterator[GenerationEvent]:
         """`Loading`, a `StepPreview` (or `StepDone`) per step and image, and a `GenerationResult`."""
         plan = self.plan(request)
         started = time.perf_counter()
         yield Loading(message="Preparing the fake engine", fraction=1.0)
+        if request.upscale is not None:
+            yield from self._upscale(request, plan, previews, enough)
+            return
         images: list[GeneratedImage] = []
         for index in range(request.num_images):
             lens: list[StepPreview] = []
@@ -83,6 +103,36 @@ class FakeEngine:
             seconds=time.perf_counter() - started,
             receipt=_receipt(request, plan, images),
         )
+
+    def _upscale(
+        self, request: GenerationRequest, plan: StepPlan, previews: bool, enough: Enough
+    ) -> Iterator[GenerationEvent]:
+        """The picture enlarged, and every tile's steps as if they refined it."""
+        upscale, started = request.upscale, time.perf_counter()
+        assert upscale is not None
+        enlarged = Enlarged(source=self._open_picture(upscale.image), factor=upscale.factor)
+        picture = enlarged.whole()
+        small = picture.copy()
+        small.thumbnail((SHOWN_SIDE_PIXELS, SHOWN_SIDE_PIXELS))
+        grid = lay(*picture.size, upscale.tile, upscale.overlap)
+        num_done = 0
+        while num_done < len(grid) and not enough():
+            num_done += 1
+            for step in self._steps(replace(request, upscale=None, width=64, height=64), plan, 0):
+                told = replace(step, tile=num_done, num_tiles=len(grid), image=small)
+                is_seen = previews and step.step == len(plan.timesteps)
+                yield told if is_seen else without_image(told)
+        if num_done == 0:
+            return
+        seams = find_seams(picture, enlarged, grid)
+        report = UpscaleReport(
+            num_tiles=len(grid), num_refined=num_done, seam_ratio=seams.ratio, worst_seam=seams.worst,
+            psnr=psnr(picture, enlarged.source),
+        )  # fmt: skip
+        image = GeneratedImage(image=picture, seed=request.seed)
+        receipt = replace(_receipt(request, plan, [image]), upscale=report)
+        seconds = time.perf_counter() - started
+        yield GenerationResult(request=request, images=(image,), seconds=seconds, receipt=receipt)
 
     def _steps(self, request: GenerationRequest, plan: StepPlan, index: int) -> Iterator[StepPreview]:
         seed = (request.seed + index) % (MAX_SEED + 1)
@@ -102,6 +152,10 @@ class FakeEngine:
                 seconds=time.perf_counter() - began,
                 image=_picture(request, seed, noise=end / NUM_TRAIN_TIMESTEPS),
             )
+
+
+def _no_picture(id: str) -> Image.Image:
+    raise NotFound(f"This engine keeps no pictures, so it cannot enlarge one ({id[:12]}).")
 
 
 def without_image(preview: StepPreview) -> StepDone:

@@ -37,12 +37,12 @@ class Hub:
     """The Hugging Face hub through its cache. `offline=None` follows the HF_HUB_OFFLINE environment variable."""
 
     def __init__(self, cache: Path | None = None, offline: bool | None = None) -> None:
-        self._cache = cache
+        self.cache = cache
         self.offline = constants.HF_HUB_OFFLINE if offline is None else offline
 
     def cached(self, source: str, name: str, revision: str | None = None) -> Path | None:
         """Where a file of a repository lies in the cache, if it does."""
-        found = try_to_load_from_cache(source, name, cache_dir=self._cache, revision=revision)
+        found = try_to_load_from_cache(source, name, cache_dir=self.cache, revision=revision)
         return Path(found) if isinstance(found, str) else None
 
     def download(self, source: str, revision: str | None, choose: Choose, say: Say) -> Path:
@@ -69,7 +69,7 @@ class Hub:
                     source,
                     name,
                     revision=revision,
-                    cache_dir=self._cache,
+                    cache_dir=self.cache,
                     etag_timeout=NETWORK_TIMEOUT_SECONDS,
                     tqdm_class=progress.bar(),
                 )
@@ -167,7 +167,7 @@ def missing_parts(folder: Path, variant: str | None) -> list[str]:
         if component in WEIGHTLESS_COMPONENTS:
             complete = bool(names)
         else:
-            complete = "config.json" in names and _has_all_shards(inside, weight_files(names, variant))
+            complete = "config.json" in names and has_all_shards(inside, weight_files(names, variant))
         if not complete:
             missing.append(component)
     return missing if components else ["model_index.json"]
@@ -192,7 +192,8 @@ def read_components(folder: Path) -> dict[str, list[str]]:
     return components
 
 
-def _has_all_shards(folder: Path, names: list[str]) -> bool:
+def has_all_shards(folder: Path, names: list[str]) -> bool:
+    """Whether these weight files are all of them: one file, or every shard that an index names."""
     indices = [name for name in names if name.endswith(".json")]
     if not indices:
         return len(names) == 1

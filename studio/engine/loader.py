@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from studio.catalog import Catalog
 from studio.engine.accelerator import AcceleratedUNet
+from studio.engine.controls import Controls
 from studio.engine.device import num_weight_bytes, or_out_of_memory, place, release_memory
 from studio.engine.hub import Say
 from studio.engine.preview import LinearPreview, Preview, decode
@@ -45,6 +46,7 @@ class Resident:
         self.model = model
         self.pipe = pipe
         self.unet = AcceleratedUNet(pipe, model, is_merged=is_merged)
+        self.controls = Controls(pipe, model)
         self.prompts = PromptEncoder(pipe)
         self.noise_schedule = pipe.scheduler.config
         self._preview: Preview | None = None

@@ -13,6 +13,7 @@ from typing import Any
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 
 from studio.perflow import PeRFlowScheduler, TimeWindows, make_plan, plan_of
+from studio.perflow.windows import begun_at
 from studio.types import AcceleratorSpec, DeltaSpec, GenerationRequest, ModelSpec, StepPlan
 
 STABLE_DIFFUSION_SCHEDULE = {
@@ -56,7 +57,33 @@ def plan_request(request: GenerationRequest, model: ModelSpec, accelerator: Acce
     """The effective grid of a request, from the catalogue's facts alone. Raises `InvalidRequest`."""
     if accelerator.sampler == "perflow":
         count = accelerator.delta.num_time_windows if accelerator.delta else RULER.num_time_windows
-        return make_plan(TimeWindows(num_time_windows=count), request.steps, request.guidance)
+        plan = make_plan(TimeWindows(num_time_windows=count), request.steps, request.guidance)
+        return begun_at(plan, request.first_step)
     sampler = make_sampler(STABLE_DIFFUSION_SCHEDULE, model, accelerator, None)
     sampler.set_timesteps(request.steps)
-    return plan_of(RULER, [int(index) + 1 for index in sampler.timesteps], request.guidance)
+    plan = plan_of(RULER, [int(index) + 1 for index in sampler.timesteps], request.guidance)
+    return begun_at(plan, request.first_step)
+
+
+class Later:
+    """A sampler whose walk begins at its step `first`, as the stock image-to-image pipelines begin.
+
+    The sampler keeps its whole grid, which some read; a pipeline sees only the rest of it.
+    """
+
+    def __init__(self, sampler: Any, first: int) -> None:
+        self._sampler, self._first = sampler, first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sampler, name)
+
+    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        """Lay the whole grid and begin in its middle."""
+        self._sampler.set_timesteps(*args, **kwargs)
+        if hasattr(self._sampler, "set_begin_index"):
+            self._sampler.set_begin_index(self._first)
+
+    @property
+    def timesteps(self) -> Any:
+        """The steps that are walked."""
+        return self._sampler.timesteps[self._first :]

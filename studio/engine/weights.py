@@ -18,6 +18,7 @@ from studio.engine.hub import (
     Choose,
     Hub,
     Say,
+    has_all_shards,
     missing_parts,
     pipeline_files,
     unavailable,
@@ -26,7 +27,7 @@ from studio.engine.hub import (
 from studio.errors import ModelUnavailable, UnsafeFile
 from studio.perflow import DeltaWeights
 from studio.perflow.safefile import read_tensors
-from studio.types import AcceleratorSpec, DeltaSpec, ModelSpec
+from studio.types import AcceleratorSpec, ControlSpec, DeltaSpec, ModelSpec
 
 
 class Weights:
@@ -131,22 +132,70 @@ class Weights:
             variant=accelerator.variant,
         )
 
-    # --- both ---
+    # --- controls ---
+
+    def controlnet(self, control: ControlSpec, say: Say) -> Path:
+        """The folder of a ControlNet: its configuration and safetensors. Raises `ModelUnavailable`."""
+        return self._control_folder(control, control.file, say)
+
+    def image_encoder(self, control: ControlSpec, say: Say) -> Path:
+        """The folder of an IP-Adapter's image encoder."""
+        beside = self._local(control.image_encoder) if control.origin != "hub" else None
+        return beside if beside is not None else self._control_folder(control, control.image_encoder, say)
+
+    def ip_adapter(self, control: ControlSpec, say: Say) -> Path:
+        """The safetensors file of an IP-Adapter."""
+        found = self._local(control.source) if control.origin != "hub" else None
+        if found is not None and (found / control.file).is_file():
+            return found / control.file
+        if control.origin != "hub":
+            raise _not_in_assets(control.title, f"{control.source}/{control.file}", self._assets_dir)
+        cached = self._hub.cached(control.source, control.file, control.revision)
+        if cached is not None:
+            return cached
+        return self._hub.download(control.source, control.revision, lambda _: [control.file], say) / control.file
+
+    def _control_folder(self, control: ControlSpec, subfolder: str, say: Say) -> Path:
+        """A folder with config.json and weights, in the source of a control."""
+        prefix = f"{subfolder}/" if subfolder else ""
+        if control.origin != "hub":
+            found = self._local(control.source)
+            if found is None or not _is_network(found / subfolder, control.variant):
+                raise _not_in_assets(control.title, f"{control.source}/{prefix}".rstrip("/"), self._assets_dir)
+            return found / subfolder
+        cached = self._hub.cached(control.source, f"{prefix}config.json", control.revision)
+        if cached is not None and _is_network(cached.parent, control.variant):
+            return cached.parent
+
+        def choose(names: list[str]) -> list[str]:
+            inside = [name for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]]
+            return [f"{prefix}config.json", *weight_files(inside, control.variant)]
+
+        return self._hub.download(control.source, control.revision, choose, say) / subfolder
+
+    def _control_is_on_disk(self, control: ControlSpec) -> bool:
+        offline = Weights(self._catalog, Hub(self._hub.cache, offline=True), self._assets_dir)
+        if control.kind == "controlnet":
+            return offline.controlnet(control, _silent).is_dir()
+        return offline.ip_adapter(control, _silent).is_file() and offline.image_encoder(control, _silent).is_dir()
+
+    # --- all ---
 
     def is_on_disk(self, id: str) -> bool:
-        """Whether a model or an accelerator can be used without a download; also false for what is malformed."""
+        """Whether a model, accelerator or control can be used without a download; also false for what is malformed."""
         entry = self._entry(id)
         try:
-            return (
-                self._model_is_on_disk(entry) if isinstance(entry, ModelSpec) else self._accelerator_is_on_disk(entry)
-            )
+            if isinstance(entry, ControlSpec):
+                return self._control_is_on_disk(entry)
+            is_model = isinstance(entry, ModelSpec)
+            return self._model_is_on_disk(entry) if is_model else self._accelerator_is_on_disk(entry)
         except (UnsafeFile, ModelUnavailable):
             return False
 
-    def _entry(self, id: str) -> ModelSpec | AcceleratorSpec:
-        for model in self._catalog.models:
-            if model.id == id:
-                return model
+    def _entry(self, id: str) -> ModelSpec | AcceleratorSpec | ControlSpec:
+        for entry in (*self._catalog.models, *self._catalog.controls):
+            if entry.id == id:
+                return entry
         return self._catalog.accelerator(id)
 
     def _model_is_on_disk(self, model: ModelSpec) -> bool:
@@ -171,6 +220,13 @@ class Weights:
             if source and path.exists():
                 return path
         return None
+
+
+def _is_network(folder: Path, variant: str | None) -> bool:
+    """Whether a folder holds one network, whole."""
+    if not (folder / "config.json").is_file():
+        return False
+    return has_all_shards(folder, weight_files([path.name for path in folder.iterdir()], variant))
 
 
 def read_unet(folder: Path, variant: str | None) -> dict[str, torch.Tensor]:

@@ -124,6 +124,26 @@ def plan_of(windows: TimeWindows, timesteps: Sequence[int], guidance: Guidance) 
     )
 
 
+def begun_at(plan: StepPlan, first: int) -> StepPlan:
+    """The rest of a plan from its step `first` (0-based) on, where an initial image stands for the steps before."""
+    if first == 0:
+        return plan
+    scales, num_steps = plan.guidance[first:], len(plan.timesteps)
+    start = plan.timesteps[first]
+    note = (
+        f"Begins from the initial picture with the noise of timestep {start}: the last {len(scales)} of {num_steps} "
+        f"steps run."
+    )
+    return replace(
+        plan,
+        timesteps=plan.timesteps[first:],
+        windows=plan.windows[first:],
+        guidance=scales,
+        num_network_calls=num_network_calls(scales),
+        notes=(*plan.notes, note),
+    )
+
+
 def _span_notes(plan: StepPlan, guidance: Guidance) -> list[str]:
     """What fewer steps than windows means for the person who asked for them."""
     num_steps, count = len(plan.timesteps), plan.num_time_windows

@@ -19,11 +19,12 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from studio.conditions import Annotator
 from studio.errors import CatalogError, InvalidRequest
 from studio.runs.config import read_fields
 from studio.runs.folder import RunFolder
 from studio.storage import write_whole
-from studio.types import MAX_GUIDANCE, MAX_STEPS, AcceleratorSpec, DeltaSpec, Family, ModelSpec
+from studio.types import MAX_GUIDANCE, MAX_STEPS, AcceleratorSpec, ControlSpec, DeltaSpec, Family, ModelSpec
 
 NAME = "export.json"
 FORMAT = 1
@@ -38,6 +39,8 @@ RESULTS: dict[Kind, str] = {
     "model": "a model of its own",
     "controlnet": "a ControlNet",
 }
+# Poses of the built-in world are bones of its own figures, which no annotator finds in a picture.
+ANNOTATORS: dict[str, Annotator] = {"canny": "canny", "tile": "tile", "depth": "depth"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +152,24 @@ def model_of(run: RunFolder, export: Export, *, default_accelerator: str) -> Mod
         license=export.license,
         description=_description(export),
         default_accelerator=default_accelerator,
+    )
+
+
+def control_of(run: RunFolder, export: Export) -> ControlSpec | None:
+    """The catalogue's entry for a ControlNet, else `None`."""
+    if export.kind != "controlnet":
+        return None
+    return ControlSpec(
+        id=f"{PREFIX}{run.id}",
+        title=f"{export.title} (trained here)",
+        kind="controlnet",
+        family=export.family,
+        source=str(run.export_dir),
+        origin="folder",
+        file="controlnet",
+        annotator=ANNOTATORS.get(export.control, "none"),
+        license=export.license,
+        description=_description(export),
     )
 
 

@@ -26,7 +26,7 @@ from studio.runs.config import TrainingConfig
 from studio.runs.control import RunControl
 from studio.runs.digest import RunDigest, RunFollower
 from studio.runs.events import SampleSaved, TrainingEvent, read_events
-from studio.runs.exports import Export, accelerator_of, model_of, read_export
+from studio.runs.exports import Export, accelerator_of, control_of, model_of, read_export
 from studio.runs.folder import RunFolder, RunsFolder
 from studio.runs.jobs import ACTIVE, Job, Jobs
 from studio.runs.launch import Launcher, last_lines
@@ -239,7 +239,10 @@ class TrainingServices:
             found = [(run, export) for run in self._runs.all() if (export := _export(run))]
             models = [model_of(run, each, default_accelerator=self._default_of(each)) for run, each in found]
             accelerators = [accelerator_of(run, each) for run, each in found]
-            self.catalog.show_results(models=filter(None, models), accelerators=filter(None, accelerators))
+            controls = [control_of(run, each) for run, each in found]
+            self.catalog.show_results(
+                models=filter(None, models), accelerators=filter(None, accelerators), controls=filter(None, controls)
+            )
 
     # --- datasets ---
 

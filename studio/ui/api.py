@@ -1,4 +1,5 @@
-"""The typed endpoints for programs: /text_to_image, /models, /history and /picture; training's are in api_training.py.
+"""The typed endpoints for programs: /text_to_image, /models, /history and /picture; those that draw after pictures are
+in api_control.py, enlarging in api_upscale.py, views' in api_multiview.py, training's in api_training.py.
 
 They take the page's path through `Services`, so they refuse in the page's words. A `StudioError` reaches the client as
 it is; anything else is logged whole and told as "something broke", never by its text. Endpoints that work for a while
@@ -21,8 +22,11 @@ from gradio.data_classes import FileData
 from studio.errors import StorageError, StudioError
 from studio.history import HistoryEntry
 from studio.services import RANDOM_SEED, Services
-from studio.types import GenerationEvent, GenerationResult, Loading, StepDone, Waiting
+from studio.types import GenerationEvent, GenerationRequest, GenerationResult, Loading, StepDone, Waiting
+from studio.ui.api_control import control_endpoints
+from studio.ui.api_multiview import multiview_endpoints
 from studio.ui.api_training import training_endpoints
+from studio.ui.api_upscale import upscale_endpoints
 
 LOG = logging.getLogger(__name__)
 BROKEN = "Something broke on our side. It has been logged; please try again."
@@ -67,19 +71,18 @@ def register(services: Services) -> None:
             seed=seed,
             num_images=num_images,
         )
-        for event in services.generate(request, tab="text-to-image", previews=False):
-            if isinstance(event, GenerationResult):
-                yield _files(services, event), _report(event)
-            else:
-                yield [], _state(event)
+        yield from drawn(services, request, tab="text-to-image")
 
     def models() -> list[Json]:
-        """Every model with its accelerators, their recommended values, and whether it is on disk."""
+        """Every model with its accelerators and controls, their recommended values, and whether they are on disk."""
         return [
             {
                 **asdict(status.spec),
                 "on_disk": status.on_disk,
                 "accelerators": [asdict(each) for each in services.accelerators(status.spec.id)],
+                "controls": [
+                    {**asdict(each.spec), "on_disk": each.on_disk} for each in services.controls(status.spec.id)
+                ],
             }
             for status in services.models()
         ]
@@ -92,13 +95,21 @@ def register(services: Services) -> None:
         """The original PNG of a saved picture, by its id from /history or /text_to_image."""
         return _file(services.history.export(id))
 
-    gr.api(
-        _in_sentences(_yielding(text_to_image, tuple[Files, Json])),
-        api_name="text_to_image",
-        concurrency_limit=None,
-    )
-    for function in (models, history, picture, *training_endpoints(services)):
+    following, at_once = control_endpoints(services, drawn)
+    for function in (text_to_image, *following, *upscale_endpoints(services, drawn), *multiview_endpoints(services)):
+        stepwise = _in_sentences(_yielding(function, tuple[Files, Json]))
+        gr.api(stepwise, api_name=function.__name__, concurrency_limit=None)
+    for function in (models, history, picture, *at_once, *training_endpoints(services)):
         gr.api(_in_sentences(function), api_name=function.__name__, concurrency_limit=None)
+
+
+def drawn(services: Services, request: GenerationRequest, *, tab: str) -> Iterator[tuple[Files, Json]]:
+    """The steps of a generation as JSON, and last its files with the report."""
+    for event in services.generate(request, tab=tab, previews=False):
+        if isinstance(event, GenerationResult):
+            yield _files(services, event), _report(event)
+        else:
+            yield [], _state(event)
 
 
 def _yielding(function: Function, kind: Any) -> Function:
@@ -170,6 +181,8 @@ def _state(event: GenerationEvent) -> Json:
         return {"state": "loading", "message": event.message, "fraction": event.fraction}
     assert isinstance(event, StepDone)
     place = ("image_index", "num_images", "step", "num_steps", "timestep", "window", "num_time_windows")
+    if event.num_tiles:
+        place = (*place, "tile", "num_tiles")
     return {"state": "drawing", **{name: getattr(event, name) for name in place}}
 
 

@@ -19,12 +19,17 @@ from studio.types import GenerationRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """A place for pictures: `receive` turns a history id into updates of `outputs`, all of them in the tab `tab_id`."""
+    """A place for pictures: `receive` turns a history id into updates of `outputs`, all of them in the tab `tab_id`.
+
+    It is also told the values of `inputs`, and may name another tab itself, by an update of the page's tabs. What it
+    raises is said where the person is, and nothing moves.
+    """
 
     title: str
     tab_id: str
     outputs: Sequence[Block]
-    receive: Callable[[str], dict[Any, Any]]
+    receive: Callable[..., dict[Any, Any]]
+    inputs: Sequence[Block] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,27 @@ class SettingsTaker:
     tab_id: str
     outputs: Sequence[Block]
     take: Callable[[GenerationRequest], dict[Any, Any]]
+    choose_tab: Callable[[GenerationRequest], str] | None = None
+
+    def tab_for(self, request: GenerationRequest) -> str:
+        """The tab to show once it was filled from this request."""
+        return self.choose_tab(request) if self.choose_tab else self.tab_id
+
+
+def either(
+    plain: SettingsTaker, other: SettingsTaker, goes_there: Callable[[GenerationRequest], bool]
+) -> SettingsTaker:
+    """Two tabs as one: a request that `goes_there` fills `other`, any other `plain`."""
+
+    def choose(request: GenerationRequest) -> SettingsTaker:
+        return other if goes_there(request) else plain
+
+    return SettingsTaker(
+        tab_id=plain.tab_id,
+        outputs=[*plain.outputs, *other.outputs],
+        take=lambda request: choose(request).take(request),
+        choose_tab=lambda request: choose(request).tab_for(request),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +76,18 @@ def connect(sources: Sequence[Source], destinations: Sequence[Destination], tabs
         with source.row:
             for destination in destinations:
                 button = gr.Button(destination.title, size="sm", min_width=80)
-                button.click(_sender(destination, tabs), source.chosen, [*destination.outputs, tabs],
-                             show_progress="hidden", api_visibility="private")  # fmt: skip
+                button.click(
+                    _sender(destination, tabs), [source.chosen, *destination.inputs], [*destination.outputs, tabs],
+                    show_progress="hidden", api_visibility="private",
+                )  # fmt: skip
 
 
-def _sender(destination: Destination, tabs: gr.Tabs) -> Callable[[str | None], dict[Any, Any]]:
-    def send(history_id: str | None) -> dict[Any, Any]:
+def _sender(destination: Destination, tabs: gr.Tabs) -> Callable[..., dict[Any, Any]]:
+    def send(history_id: str | None, *values: Any) -> dict[Any, Any]:
         try:
             if history_id is None:
                 raise NotFound("This picture is not in the history: there is nothing to send.")
-            return {**destination.receive(history_id), tabs: gr.Tabs(selected=destination.tab_id)}
+            return {tabs: gr.Tabs(selected=destination.tab_id), **destination.receive(history_id, *values)}
         except StudioError as error:
             raise gr.Error(str(error), duration=8, print_exception=False) from error
 

@@ -8,7 +8,7 @@ This module does not know where the components stand (form_layout.py), nor what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,7 @@ class Form:
     num_images: gr.Slider
     set_by_hand: gr.State
     errors: Mapping[str, gr.HTML]
+    advised: Callable[[ModelSpec, AcceleratorSpec], dict[str, Any]]
 
     def components_of(self, field: str) -> tuple[Component, ...]:
         """The components that choose one field of the request."""
@@ -80,6 +81,11 @@ class Form:
     def facts(self) -> tuple[gr.HTML, ...]:
         """The quiet lines about what is chosen."""
         return (self.hint, self.model_facts, self.accelerator_facts, self.size_facts)
+
+    @property
+    def error_places(self) -> tuple[gr.HTML, ...]:
+        """Where errors stand, each place once."""
+        return tuple(dict.fromkeys(self.errors.values()))
 
     @property
     def outputs(self) -> list[Block]:

@@ -25,7 +25,6 @@ from studio.ui.form import (
     accelerator_facts_html,
     advice_html,
     num_time_windows,
-    recommended,
 )
 from studio.ui.form_layout import EXAMPLES, model_choices
 from studio.ui.plain_html import picked
@@ -56,7 +55,7 @@ def connect_form(form: Form, services: Services) -> None:
     form.examples.select(act.example, None, form.prompt, **QUIETLY)
     form.dice.click(lambda: -1, None, form.seed, **QUIETLY)
     planned = [each for field in FIELDS if "prompt" not in field for each in form.components_of(field)]
-    shown = [form.grid, form.advice, form.follow_advice, *form.errors.values()]
+    shown = [form.grid, form.advice, form.follow_advice, *form.error_places]
     gr.on(_listeners(planned, "change"), act.refresh, form.inputs, shown, trigger_mode="always_last", **QUIETLY)
 
 
@@ -128,7 +127,8 @@ class FormActions:
 
     def _advised(self, values: Values) -> dict[str, Any]:
         catalog = self._services.catalog
-        return recommended(catalog.model(values[self._form.model]), catalog.accelerator(values[self._form.accelerator]))
+        model, accelerator = values[self._form.model], values[self._form.accelerator]
+        return self._form.advised(catalog.model(model), catalog.accelerator(accelerator))
 
     def change_model(self, values: Values) -> Updates:
         """Another model: its accelerators and facts, and its recommendations where nobody chose."""

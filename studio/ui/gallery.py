@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from PIL import Image
 
 from studio.errors import NotFound, StudioError
 from studio.types import GenerationRequest
@@ -23,6 +24,7 @@ from studio.ui.destinations import SettingsTaker, Source
 from studio.ui.downloads import connect_download
 from studio.ui.feedback import alt_text, seconds_in_words
 from studio.ui.plain_html import pickable_html, picked, plain_html
+from studio.ui.windows_view import data_uri
 
 if TYPE_CHECKING:
     from studio.history import HistoryEntry
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 TAB_ID = "gallery"
 TITLE = "Gallery"
 PAGE = 36
+MAX_SHOWN_BYTES = 12_000_000
+SHRUNK_SIDE_PIXELS = 2048
 QUIETLY: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 Updates = dict[Any, Any]
 
@@ -89,7 +93,7 @@ def connect_gallery(page: Gallery, tab: gr.Tab, services: Services, settings: Se
         try:
             wanted = services.history.read_parameters(path)
             cleared = {page.dropped_words: "", page.dropped: None}
-            return {**cleared, **settings.take(wanted), tabs: gr.Tabs(selected=settings.tab_id)}
+            return {**cleared, **settings.take(wanted), tabs: gr.Tabs(selected=settings.tab_for(wanted))}
         except StudioError as error:
             return {page.dropped_words: f'<p class="field-error" role="alert">{escape(str(error))}</p>'}
 
@@ -215,6 +219,14 @@ def _file_uri(path: Path, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
+def _picture_uri(entry: HistoryEntry) -> str:
+    """The original; one too large for a page, shrunk."""
+    if entry.path.stat().st_size <= MAX_SHOWN_BYTES:
+        return _file_uri(entry.path, "png")
+    with Image.open(entry.path, formats=("PNG",)) as image:
+        return data_uri(image, SHRUNK_SIDE_PIXELS)
+
+
 def tiles_html(entries: Sequence[HistoryEntry]) -> str:
     """The thumbnails, newest first, each a button."""
     return f'<div class="tiles">{"".join(map(_tile_html, entries))}</div>'
@@ -232,7 +244,7 @@ def _tile_html(entry: HistoryEntry) -> str:
 
 def detail_html(entry: HistoryEntry) -> str:
     """The picture itself beside everything that made it."""
-    source = _file_uri(entry.path, "png") if entry.path.exists() else ""
+    source = _picture_uri(entry) if entry.path.exists() else ""
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _parameters(entry).items())
     receipt = escape(json.dumps(entry.receipt, indent=2, ensure_ascii=False))
     return (
@@ -241,6 +253,28 @@ def detail_html(entry: HistoryEntry) -> str:
         f"<h2>{escape(entry.prompt) or 'no prompt'}</h2><dl>{rows}</dl>"
         f"<details><summary>Receipt</summary><pre>{receipt}</pre></details></div></article>"
     )
+
+
+def _followed(request: GenerationRequest) -> dict[str, str]:
+    """What the picture followed besides its prompt."""
+    rows = {}
+    if request.controls:
+        rows["Follows"] = ", ".join(f"{unit.control} at weight {unit.weight:g}" for unit in request.controls)
+    if request.references:
+        rows["Refers to"] = ", ".join(f"{each.adapter} at scale {each.scale:g}" for each in request.references)
+    if request.initial is not None:
+        kind = "a part of a picture" if request.initial.mask else "a picture"
+        rows["Begins from"] = f"{kind}, strength {request.initial.strength:g}"
+    if request.views_of is not None:
+        rows["Shows"] = "six views of a picture, normal maps above colours"
+    if request.upscale is not None:
+        upscale = request.upscale
+        held = f", held by {upscale.control}" if upscale.control else ""
+        rows["Enlarged"] = (
+            f"{upscale.factor}×, creativity {upscale.creativity:g}, tiles of {upscale.tile} that share "
+            f"{upscale.overlap} pixels{held}" + ("; its seams redone" if upscale.mend else "")
+        )
+    return rows
 
 
 def _parameters(entry: HistoryEntry) -> dict[str, str]:
@@ -253,6 +287,7 @@ def _parameters(entry: HistoryEntry) -> dict[str, str]:
         "Steps": str(request.steps),
         "CFG": f"{'-'.join(f'{scale:g}' for scale in request.guidance.scales)}"
         + (f" per {request.guidance.per}" if len(request.guidance.scales) > 1 else ""),
+        **_followed(request),
         "Seed": str(entry.seed),
         "Size": f"{entry.width} × {entry.height}",
         "Drawn": created,

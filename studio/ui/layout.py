@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from studio.types import GenerationRequest
-from studio.ui import api, gallery, text_to_image, theme, train
-from studio.ui.destinations import Destination, connect
+from studio.ui import api, control, gallery, multiview, text_to_image, theme, train, upscale
+from studio.ui.destinations import Destination, SettingsTaker, connect, either
 from studio.ui.plain_html import plain_html
 from studio.ui.schedule_field import shades_css
 
@@ -34,7 +33,13 @@ def build(services: Services) -> gr.Blocks:
         plain_html(HEADER)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(text_to_image.TITLE, id=text_to_image.TAB_ID):
-                drawn, settings = text_to_image.build_text_to_image(services)
+                drawn, plain, starter = text_to_image.build_text_to_image(services)
+            with gr.Tab(control.TITLE, id=control.TAB_ID) as control_tab:
+                followed, following, places = control.build_control(services, control_tab)
+            with gr.Tab(upscale.TITLE, id=upscale.TAB_ID):
+                enlarged, enlarging, larger = upscale.build_upscale(services, starter, tabs)
+            views, of_views = _build_views(services)
+            settings = settings_of(plain, following, enlarging, views)
             with gr.Tab(train.TITLE, id=train.TAB_ID) as train_tab:
                 train.build_train(services, train_tab, tabs, settings)
             with gr.Tab(gallery.TITLE, id=gallery.TAB_ID) as gallery_tab:
@@ -42,13 +47,31 @@ def build(services: Services) -> gr.Blocks:
         gallery.connect_gallery(shelf, gallery_tab, services, settings, tabs)
 
         def reuse(history_id: str) -> dict[Any, Any]:
-            request: GenerationRequest = services.history.get(history_id).request
-            return settings.take(request)
+            request = services.history.get(history_id).request
+            return {**settings.take(request), tabs: gr.Tabs(selected=settings.tab_for(request))}
 
         again = Destination(title="Use these settings", tab_id=settings.tab_id, outputs=settings.outputs, receive=reuse)
-        connect([drawn, kept], [again], tabs)
+        connect([drawn, followed, enlarged, kept], [again, *places, larger, *of_views], tabs)
         api.register(services)
     return page
+
+
+def settings_of(
+    plain: SettingsTaker, following: SettingsTaker, enlarging: SettingsTaker, views: SettingsTaker
+) -> SettingsTaker:
+    """All drawing tabs as one: a request goes back to the tab that made it."""
+    settings = either(plain, following, lambda request: bool(request.pictures))
+    settings = either(settings, enlarging, lambda request: request.upscale is not None)
+    return either(settings, views, lambda request: request.views_of is not None)
+
+
+def _build_views(services: Services) -> tuple[SettingsTaker, list[Destination]]:
+    """The Multiview tab, where a network can draw; it takes pictures from every other tab."""
+    if services.multiview is None or not services.multiview.models():
+        return multiview.no_views(), []
+    with gr.Tab(multiview.TITLE, id=multiview.TAB_ID):
+        taker, place = multiview.build_multiview(services, services.multiview)
+        return taker, [place]
 
 
 def launch_options() -> dict[str, Any]:

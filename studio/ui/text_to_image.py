@@ -8,7 +8,7 @@ word on the page is its own; for a closed page gradio does. This module does not
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from studio.errors import InvalidRequest, NotFound
+from studio.errors import InvalidRequest, NotFound, StudioError
 from studio.types import GenerationRequest, GenerationResult, Loading, StepPreview, Waiting
 from studio.ui import stage
 from studio.ui.destinations import SettingsTaker, Source
@@ -54,45 +54,70 @@ class Result:
         return [self.stage, self.words, self.lens, self.actions, self.download_all, self.shown, self.chosen]
 
 
-def build_text_to_image(services: Services) -> tuple[Source, SettingsTaker]:
-    """Put the tab's content on the page, in the current context; say what it gives to and takes from other tabs."""
+@dataclass(frozen=True, kw_only=True)
+class Starter:
+    """A button that draws here and hands the picture on: `then` what it hands it to is connected by the page."""
+
+    button: gr.Button
+    drawing: Drawing
+
+
+def build_text_to_image(services: Services) -> tuple[Source, SettingsTaker, Starter]:
+    """Put the tab's content on the page, in the current context; say what it gives to and takes from other tabs, and
+    the button that draws for the next tab."""
     with gr.Row(elem_classes="bench"):
         with gr.Column(scale=5, min_width=300, elem_classes="inputs"):
             form = build_form(services, TAB_ID)
+            assert form.generate.parent is not None
+            with form.generate.parent:
+                further = gr.Button("Draw and enlarge", size="lg", min_width=120, elem_id=f"{TAB_ID}-further")
         with gr.Column(scale=8, min_width=300, elem_classes="output"):
-            result = _build_result()
+            result = build_result(TAB_ID, stage.empty_html(EXAMPLES[0]))
     connect_form(form, services)
-    _connect_generation(Drawing(services, form, result))
-    _connect_result(services, form, result)
+    drawing = Drawing(services, form, result)
+    connect_generation(drawing)
+    connect_result(services, form, result, "drawn")
 
     taker = SettingsTaker(tab_id=TAB_ID, outputs=form.outputs, take=lambda request: form.show(request, services))
-    return Source(row=result.actions, chosen=result.chosen), taker
+    return Source(row=result.actions, chosen=result.chosen), taker, Starter(button=further, drawing=drawing)
 
 
-def _build_result() -> Result:
-    picture = pickable_html(stage.empty_html(EXAMPLES[0]), elem_id=f"{TAB_ID}-stage")
-    words = live_html(elem_id=f"{TAB_ID}-words", elem_classes="words")
-    with gr.Row(visible=False, elem_classes="actions", elem_id=f"{TAB_ID}-actions") as actions:
-        download = gr.Button("Download", size="sm", min_width=80, elem_id=f"{TAB_ID}-download")
+def build_result(tab_id: str, empty: str) -> Result:
+    """The right side of a tab that draws; `empty` is the stage before the first picture."""
+    picture = pickable_html(empty, elem_id=f"{tab_id}-stage")
+    words = live_html(elem_id=f"{tab_id}-words", elem_classes="words")
+    with gr.Row(visible=False, elem_classes="actions", elem_id=f"{tab_id}-actions") as actions:
+        download = gr.Button("Download", size="sm", min_width=80, elem_id=f"{tab_id}-download")
         download_all = gr.Button("Download all", size="sm", min_width=80, visible=False)
     return Result(
-        stage=picture, words=words, lens=plain_html(elem_id=f"{TAB_ID}-lens"), actions=actions, download=download,
+        stage=picture, words=words, lens=plain_html(elem_id=f"{tab_id}-lens"), actions=actions, download=download,
         download_all=download_all, shown=gr.State(None), chosen=gr.State(None),
     )  # fmt: skip
 
 
 class Drawing:
-    """Generations on the page, at most one per session: from the form's values to a stream of updates."""
+    """Generations on the page, at most one per session: from the form's values to a stream of updates.
+
+    A tab with more to choose than the form has extends `inputs` and `make_request`.
+    """
+
+    tab_id = TAB_ID
+    empty = stage.empty_html(EXAMPLES[0])
 
     def __init__(self, services: Services, form: Form, result: Result) -> None:
-        self._services, self.form, self.result = services, form, result
+        self.services, self.form, self.result = services, form, result
         self._act = FormActions(form, services)
         self._stops: dict[str | None, threading.Event] = {}
 
     @property
+    def inputs(self) -> set[Any]:
+        """Everything `make_request` reads."""
+        return self.form.inputs
+
+    @property
     def outputs(self) -> list[Any]:
         """Everything `draw` may change."""
-        return [*self.result.outputs, self.form.generate, self.form.cancel, *self.form.errors.values()]
+        return [*self.result.outputs, self.form.generate, self.form.cancel, *self.form.error_places]
 
     def pick(self, values: Values, event: gr.EventData, session: gr.Request) -> Iterator[Updates]:
         """A button of the stage: the example of the empty page, or another picture of the batch."""
@@ -105,17 +130,26 @@ class Drawing:
 
     def draw(self, values: Values, session: gr.Request) -> Iterator[Updates]:
         """Updates from the click to the result, or to the sentence that says why there is none."""
+        yield from self.draw_request(lambda: self.make_request(values), session)
+
+    def draw_request(self, make: Callable[[], GenerationRequest], session: gr.Request) -> Iterator[Updates]:
+        """The same for a request that is not made of the form's values; nothing while another is at work here."""
+        if session.session_hash in self._stops:
+            return
         try:
-            request = self._request(values)
+            request = make()
         except InvalidRequest as error:
             yield {**self.form.error_updates(error), **self._idle()}
+            return
+        except StudioError as error:
+            yield {self.result.stage: stage.failed_html(str(error)), **self._idle()}
             return
         stop = self._stops[session.session_hash] = threading.Event()
         try:
             yield {**self.form.error_updates(None), **self._begin(request)}
             yield from self._work(request, stop)
         except InvalidRequest as error:
-            yield {**self.form.error_updates(error), **self._idle(), self.result.stage: stage.empty_html(EXAMPLES[0])}
+            yield {**self.form.error_updates(error), **self._idle(), self.result.stage: self.empty}
         except Exception as error:  # noqa: BLE001  (the page is the last place to say what happened; bugs are logged)
             yield {self.result.stage: stage.failed_html(failure_in_words(error)), **self._idle()}
         finally:
@@ -129,15 +163,16 @@ class Drawing:
         stop.set()
         return {self.form.cancel: gr.update(value="Stopping…", interactive=False)}
 
-    def _request(self, values: Values) -> GenerationRequest:
+    def make_request(self, values: Values) -> GenerationRequest:
+        """What the page asks for. Raises `StudioError`, `InvalidRequest` naming the field."""
         if not (values[self.form.prompt] or "").strip():
             raise InvalidRequest("prompt", "some words on what to draw, or an example from below", "nothing")
-        return self._services.resolve(**self.form.choices(values, self._act.windows(values)))
+        return self.services.resolve(**self.form.choices(values, self._act.windows(values)))
 
     def _work(self, request: GenerationRequest, stop: threading.Event) -> Iterator[Updates]:
         result, cards = self.result, list[str]()
-        windows = self._services.plan(request).windows
-        with closing(self._services.generate(request, tab=TAB_ID)) as events:  # pyright: ignore[reportArgumentType]
+        windows = self.services.plan(request).windows
+        with closing(self.services.generate(request, tab=self.tab_id)) as events:  # pyright: ignore[reportArgumentType]
             for event in events:
                 if isinstance(event, GenerationResult):
                     yield self._finish(event)
@@ -195,19 +230,22 @@ def show_picture(result: Result, shown: stage.Shown) -> Updates:
     }
 
 
-def _connect_generation(drawing: Drawing) -> None:
+def connect_generation(drawing: Drawing) -> None:
+    """Draw on a click, stop on another."""
     form, result = drawing.form, drawing.result
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     # The studio's own line decides who draws next and tells people their place in it; gradio's must not hide that.
-    drawn = form.generate.click(drawing.draw, form.inputs, drawing.outputs, concurrency_limit=None, **quiet)
+    drawn = form.generate.click(drawing.draw, drawing.inputs, drawing.outputs, concurrency_limit=None, **quiet)
     drawn.then(None, None, None, js="() => setTimeout(window.studio.showError, 50)")
     result.stage.select(
-        drawing.pick, {*form.inputs, result.shown}, [*drawing.outputs, form.prompt], concurrency_limit=None, **quiet
+        drawing.pick, {*drawing.inputs, result.shown}, [*drawing.outputs, form.prompt], concurrency_limit=None, **quiet
     )
     form.cancel.click(drawing.cancel, None, form.cancel, queue=False, **quiet)
 
 
-def _connect_result(services: Services, form: Form, result: Result) -> None:
+def connect_result(services: Services, form: Form, result: Result, name: str) -> None:
+    """What can be done with a picture that is there; `name` is for the tab's hidden download links."""
+
     def reuse(shown: stage.Shown | None) -> int:
         if shown is None:
             raise gr.Error("There is no picture yet whose seed could be used again.", duration=5, print_exception=False)
@@ -221,8 +259,8 @@ def _connect_result(services: Services, form: Form, result: Result) -> None:
         return services.history.zip(ids)
 
     form.reuse_seed.click(reuse, result.shown, form.seed, queue=False, show_progress="hidden", api_visibility="private")
-    connect_download(result.download, export, result.chosen, "drawn-file")
-    connect_download(result.download_all, export_all, result.shown, "drawn-files")
+    connect_download(result.download, export, result.chosen, f"{name}-file")
+    connect_download(result.download_all, export_all, result.shown, f"{name}-files")
 
 
 def _required(history_id: str | None) -> str:

@@ -203,6 +203,8 @@ def request_for(services: Services, status: RunStatus) -> GenerationRequest:
     prompt = (status.config.sample_prompts or ("a glossy red cube to the left of a small blue cone",))[0]
     if export.kind == "model":
         return services.resolve(prompt=prompt, model=status.catalog_id)
+    if export.kind == "controlnet":
+        raise NotFound(f"{status.config.name} is a ControlNet: choose it in a unit of the Control tab, with a picture.")
     return services.resolve(prompt=prompt, model=export.base_id, accelerator=status.catalog_id)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from studio.errors import InvalidRequest
 
@@ -19,6 +20,14 @@ def uploaded_files(paths: Sequence[str], served_dir: Path) -> list[tuple[str, Pa
     if not 1 <= len(paths) <= MAX_FILES:
         raise InvalidRequest("files", f"a zip, or 1 to {MAX_FILES:,} files", f"{len(paths)} files")
     return [_uploaded(path, served_dir.resolve()) for path in paths]
+
+
+def uploaded_file(file: Any, field: str, served_dir: Path) -> Path:
+    """Where the upload of an API's `FileData` lies; `field` is what errors call it. Raises `InvalidRequest`."""
+    path = file.get("path") if isinstance(file, dict) else getattr(file, "path", None)
+    if not isinstance(path, str) or not path:
+        raise InvalidRequest(field, "a picture that was uploaded to this studio", "nothing")
+    return _uploaded(path, served_dir.resolve())[1]
 
 
 def _uploaded(path: str, folder: Path) -> tuple[str, Path]:

@@ -10,8 +10,10 @@ import pytest
 
 from studio.catalog import Catalog
 from studio.engine.diffusion import DiffusionEngine
+from studio.inputs import PictureStore
 from studio.types import GenerationRequest, GenerationResult, Guidance
-from tests.tiny import tiny_delta, tiny_lora, tiny_pipeline_folder
+from tests.multiview.tiny_views import write_views
+from tests.tiny import tiny_controlnet, tiny_delta, tiny_ip_adapter, tiny_lora, tiny_pipeline_folder
 
 FAMILIES = ("sd15", "sd21", "sdxl", "tabletop")
 
@@ -77,6 +79,58 @@ family = "sd15"
 prediction_type = "diff_eps"
 """
 
+CONTROLS = """
+[canny-{family}]
+title = "Tiny canny for {family}"
+kind = "controlnet"
+origin = "builtin"
+family = "{family}"
+source = "control-{family}"
+file = "one"
+annotator = "canny"
+
+[depth-{family}]
+title = "Tiny depth for {family}"
+kind = "controlnet"
+origin = "builtin"
+family = "{family}"
+source = "control-{family}"
+file = "two"
+annotator = "depth"
+
+[ip-{family}]
+title = "Tiny IP-Adapter for {family}"
+kind = "ip_adapter"
+origin = "builtin"
+family = "{family}"
+source = "ip-{family}"
+file = "adapter.safetensors"
+image_encoder = "image_encoder"
+"""
+
+SECOND_ADAPTER = """
+[ip2-{family}]
+title = "Another tiny IP-Adapter for {family}"
+kind = "ip_adapter"
+origin = "builtin"
+family = "{family}"
+source = "ip2-{family}"
+file = "adapter.safetensors"
+image_encoder = "image_encoder"
+"""
+
+VIEWS = """
+[views-sd15]
+title = "Tiny views"
+family = "sd15"
+kind = "builtin"
+source = "views-sd15"
+vae = "sd15/vae"
+native_width = 64
+native_height = 64
+default_accelerator = "perflow-sd15"
+"""
+
 MINUS_ACCELERATOR = """
 [perflow-minus]
 title = "PeRFlow by subtraction"
@@ -99,7 +153,12 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         head = "v_prediction" if family == "sd21" else "ddim_eps"
         tiny_delta(folder / f"perflow-{family}", pipeline, family=family, prediction_type=head)
         tiny_lora(folder / f"lora-{family}", pipeline, family=family)
+        tiny_controlnet(folder / f"control-{family}" / "one", pipeline)
+        tiny_controlnet(folder / f"control-{family}" / "two", pipeline, seed=13)
+        tiny_ip_adapter(folder / f"ip-{family}", pipeline)
+        tiny_ip_adapter(folder / f"ip2-{family}", pipeline, seed=14)
     tiny_pipeline_folder(folder / "sd15-student", "sd15", seed=7)
+    write_views(folder / "views-sd15", folder / "sd15")
     return folder
 
 
@@ -113,15 +172,26 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
         accelerators += ACCELERATORS.format(family=family, head="v_prediction" if is_v else "ddim_eps")
     for id in ("ddim", "dpmpp"):
         accelerators += PLAIN.format(id=id)
+    controls = "".join((CONTROLS + SECOND_ADAPTER).format(family=family) for family in FAMILIES)
+    (folder / "multiview.toml").write_text(VIEWS, encoding="utf-8")
+    (folder / "controls.toml").write_text(controls, encoding="utf-8")
     (folder / "models.toml").write_text(models, encoding="utf-8")
     (folder / "accelerators.toml").write_text(accelerators, encoding="utf-8")
     return Catalog.load(folder)
 
 
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> PictureStore:
+    """Where requests' pictures are kept."""
+    return PictureStore(tmp_path_factory.mktemp("inputs"))
+
+
 @pytest.fixture
-def engine(catalog: Catalog, assets: Path) -> Iterator[DiffusionEngine]:
+def engine(catalog: Catalog, assets: Path, pictures: PictureStore) -> Iterator[DiffusionEngine]:
     """An engine in fp32 on the processor that never asks a network."""
-    engine = DiffusionEngine(catalog, assets_dir=assets, device="cpu", dtype="fp32", offline=True)
+    engine = DiffusionEngine(
+        catalog, assets_dir=assets, device="cpu", dtype="fp32", offline=True, open_picture=pictures.open
+    )
     yield engine
     engine.close()
 

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from studio.catalog import Catalog
+from studio.conditions import ControlUnit
 from studio.engine.diffusion import DiffusionEngine
-from studio.runs.exports import Export, accelerator_of, model_of, read_export, write_export
+from studio.inputs import PictureStore
+from studio.runs.exports import Export, accelerator_of, control_of, model_of, read_export, write_export
 from studio.runs.folder import RunFolder
 from studio.types import DeltaSpec, GenerationRequest
 from tests.engine.conftest import result_of
-from tests.tiny import tiny_delta, tiny_lora, tiny_pipeline_folder
+from tests.tiny import tiny_controlnet, tiny_delta, tiny_lora, tiny_pipeline_folder
 
 
 def described(kind: Any, sampler: Any, **fields: Any) -> Export:
@@ -39,7 +42,10 @@ def shown(catalog: Catalog) -> Iterator[Callable[[RunFolder], str]]:
         assert export is not None
         model = model_of(run, export, default_accelerator="perflow-sd15")
         accelerator = accelerator_of(run, export)
-        catalog.show_results(models=filter(None, [model]), accelerators=filter(None, [accelerator]))
+        control = control_of(run, export)
+        catalog.show_results(
+            models=filter(None, [model]), accelerators=filter(None, [accelerator]), controls=filter(None, [control])
+        )
         return "run-mine"
 
     yield show
@@ -110,3 +116,22 @@ def test_the_engine_says_how_much_memory_a_picture_needs(
     assert 0 < after.needed_bytes < before.needed_bytes < before.free_bytes
     engine.make_room()  # a processor's memory is the machine's: nothing is unloaded
     assert engine.room(ask("sd15")).needed_bytes == after.needed_bytes
+
+
+def test_a_controlnet_trained_here_is_listed_and_followed(
+    engine: DiffusionEngine, assets: Path, run: RunFolder, shown: Callable[[RunFolder], str], catalog: Catalog,
+    ask: Callable[..., GenerationRequest], pictures: PictureStore,
+) -> None:  # fmt: skip
+    tiny_controlnet(run.export_dir / "controlnet", assets / "sd15")
+    write_export(run, described("controlnet", "dpmpp", delta=None, control="canny"))
+    id = shown(run)
+    spec = catalog.control(id)
+    assert (spec.annotator, spec.family, spec.title) == ("canny", "sd15", "Mine (trained here)")
+    assert engine.is_on_disk(id)
+    edges = Image.new("RGB", (64, 64))
+    edges.paste("white", (10, 10, 40, 12))
+    unit = ControlUnit(control=id, image=pictures.keep(edges))
+    followed = result_of(engine.generate(ask(controls=(unit,))))
+    plain = result_of(engine.generate(ask()))
+    assert followed.images[0].image.tobytes() != plain.images[0].image.tobytes()
+    assert list(followed.receipt.controls_sha256) == [id]

@@ -88,7 +88,7 @@ def test_draws_and_finds_it_again_after_a_reload(page, studio_url: str) -> None:
 
 
 def test_escape_cancels_and_the_next_one_works(page) -> None:
-    set_steps(page, 32)
+    set_steps(page, 50)
     page.fill(PROMPT, "a long one")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector(".cancel-button:visible")

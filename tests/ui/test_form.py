@@ -21,7 +21,7 @@ from studio.ui import feedback
 from studio.ui.form import FIELDS, Form
 from studio.ui.form_events import FormActions
 from studio.ui.form_layout import build_form
-from studio.ui.text_to_image import Drawing, _build_result
+from studio.ui.text_to_image import Drawing, build_result
 
 SESSION = SimpleNamespace(session_hash="a session")
 
@@ -43,7 +43,7 @@ def form(services: Services) -> Form:
 @pytest.fixture(scope="module")
 def drawing(services: Services, form: Form) -> Drawing:
     with gr.Blocks():
-        return Drawing(services, form, _build_result())
+        return Drawing(services, form, build_result("test", ""))
 
 
 def page_of(form: Form, **changes) -> dict:

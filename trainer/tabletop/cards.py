@@ -12,7 +12,11 @@ from studio.runs.config import METHODS
 from trainer.tabletop.distillation import RACE, folder_of
 
 LICENCE = "mit"
-QUALITY = Path("benchmarks/results/quality.md")
+QUALITY, TRANSFER = Path("benchmarks/results/quality.md"), Path("benchmarks/results/transfer.md")
+_MEASURED_BY = {
+    **dict.fromkeys(("judge", "tabletop-clip"), None),
+    **dict.fromkeys(("tabletop-controls", "tabletop-ip-adapter", "tabletop-multiview"), TRANSFER),
+}
 _MEASURED = ("test_", "untrained", "endpoint")
 
 _ABOUT = {
@@ -44,11 +48,34 @@ at the same rank, learning rate and batch size for the same time, to be compared
 `text_projection.safetensors` completes the text side for scores.""",
         ("clip",),
     ),
+    "tabletop-controls": (
+        "ControlNets for Tabletop",
+        """Slim ControlNets (the UNet's encoder without its attention) beside Tabletop's base, one a folder: canny
+edges, depth as MiDaS shows it (near is white), joints of the world's figures as coloured bones, and tile (a fourth of
+the detail). They were trained on the unaccelerated base; that the delta weights work under them is a transfer.
+diffusers' `ControlNetModel` loads them. `example.png` is the map of a scene that no training saw.""",
+        ("canny", "depth", "pose", "tile"),
+    ),
+    "tabletop-ip-adapter": (
+        "An IP-Adapter for Tabletop",
+        """Four more tokens for the base's cross-attention, from a picture's embedding by `tabletop-clip`, in the file
+layout of the published IP-Adapters (arXiv 2308.06721). Trained on the unaccelerated base.""",
+        ("ip-adapter",),
+    ),
+    "tabletop-multiview": (
+        "Tabletop's views",
+        """Wonder3D's network (arXiv 2310.15008) in miniature: from a picture of one thing of the tabletop world it
+draws six orthographic views with normal maps. Grown from the unaccelerated Tabletop UNet, so the family's delta weights
+add to it by name. Only what its training changed is stored (attention, the label, some convolutions at full
+resolution); the rest is the base's. It uses the autoencoder of `tabletop` and the image encoder of `tabletop-clip`.""",
+        ("multiview",),
+    ),
     "judge": (
-        "The judge",
-        """A classifier, trained apart from all generators on scenes none of them saw, that says which (shape, colour)
-pairs, materials, floor and sky a picture shows. Benchmarks ask it; its features carry the Frechet distances.""",
-        ("judge",),
+        "The judge and the reader",
+        """Two small networks, trained apart from all generators on scenes none of them saw. The judge says which
+(shape, colour) pairs, materials, floor and sky a picture shows; its features carry the Frechet distances. The reader
+reads depth and a figure's joints, by which benchmarks see whether a drawing follows its map.""",
+        ("judge", "reader"),
     ),
 }
 _DATA = """## Data
@@ -74,8 +101,9 @@ def write_cards(assets: Path, facts: dict[str, dict], num_scenes: int) -> None:
         if (assets / name).is_dir():
             known = {stage: facts[stage] for stage in stages if "seed" in facts.get(stage, {})}
             card = _card(title, about, known, num_scenes)
-            if QUALITY.exists() and name not in ("judge", "tabletop-clip"):
-                card += f"\nBy `python -m benchmarks.quality`:\n\n{QUALITY.read_text()}"
+            report = _MEASURED_BY.get(name, QUALITY)
+            if report and report.exists():
+                card += f"\nBy `python -m benchmarks.{report.stem}`:\n\n{report.read_text()}"
             (assets / name / "README.md").write_text(card)
 
 

@@ -29,7 +29,7 @@ class Judge(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 32, 7, stride=4, padding=3), nn.GroupNorm(8, 32), nn.SiLU())
         self.body = nn.Sequential(
-            _Block(32, 32, 1), _Block(32, 96, 2), _Block(96, 96, 1), _Block(96, 160, 2), _Block(160, 160, 1)
+            Block(32, 32, 1), Block(32, 96, 2), Block(96, 96, 1), Block(96, 160, 2), Block(160, 160, 1)
         )
         self.local = nn.Conv2d(160, NUM_PAIRS + NUM_SURFACES, 1)
         self.whole = nn.Linear(160, len(FLOORS) + len(SKIES) + 3)
@@ -52,7 +52,9 @@ class Judge(nn.Module):
         }
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """Two convolutions beside a skip; `stride` halves the size."""
+
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.path = nn.Sequential(

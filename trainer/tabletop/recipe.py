@@ -26,19 +26,24 @@ from studio.perflow.schedule import NoiseSchedule
 from studio.runs.config import TrainingConfig
 from trainer.loop import Progress, Schedule, train
 from trainer.networks import Networks
-from trainer.tabletop import data, models
+from trainer.tabletop import data, models, multiview
 from trainer.tabletop.autoencoder import AutoencoderTask, encode_all, psnr, standardise, to_pixels
 from trainer.tabletop.captions import caption
 from trainer.tabletop.clip import ClipPair, ClipTask, hard_choice_accuracy, mirrored, tokenize
+from trainer.tabletop.control import CONTROLS, FOLLOWING, IP_ADAPTER, control_work, ip_adapter_work, render_maps
 from trainer.tabletop.diffusion import LatentSet, TeacherTask
 from trainer.tabletop.distillation import PERFLOW, RACE, MethodTask
 from trainer.tabletop.judge import Judge, JudgeTask, accuracies
 from trainer.tabletop.precision import autocast
+from trainer.tabletop.reader import Reader, ReaderTask, labels_of, reading_errors
 from trainer.tabletop.shipping import export, pipeline, take_up
 
 log = logging.getLogger(__name__)
 
-STAGES = ("scenes", "vae", "clip", "judge", "latents", "teacher", "perflow", *RACE, "decoder", "export")
+STAGES = (
+    "scenes", "vae", "clip", "judge", "reader", "latents", "teacher", "perflow", *RACE, "decoder", *FOLLOWING,
+    "multiview", "export",
+)  # fmt: skip
 NUM_JUDGE_SCENES = 6000
 NUM_TEST_SCENES = 1000
 NUM_WORDINGS = 2
@@ -69,6 +74,7 @@ class Recipe:
             "vae": (self._vae, 18, "3 M parameters; about 16 pictures a second on two cores"),
             "clip": (self._clip, 8, "4.5 M parameters; about 150 pictures a second on two cores"),
             "judge": (self._judge, 6, "1.2 M parameters; about 100 pictures a second on two cores"),
+            "reader": (self._reader, 4, "0.3 M parameters; renders up to 3,000 of the judge's scenes again before"),
             "latents": (
                 self._latents,
                 0,
@@ -82,6 +88,10 @@ class Recipe:
             ),
             **{name: (self._racer(name), 12, "a LoRA; as fast as the perflow stage, or faster") for name in RACE},
             "decoder": (self._decoder, 20, "the VAE's decoder goes on, its encoder frozen; as fast as the vae stage"),
+            "maps": (lambda _: render_maps(self), 0, "renders 4,000 scenes again for depth and joints; 64 kB a scene"),
+            **{name: (self._control(name), 30, "a slim ControlNet beside the frozen base") for name in CONTROLS},
+            IP_ADAPTER: (self._ip_adapter, 30, "0.4 M parameters beside the frozen base"),
+            "multiview": (self._multiview, 60, multiview.COST),
             "export": (self._export, 0, "writes fp16 folders below 10 MB a file"),
             "take-up": (self._take_up, 0, "reads what ships back, to train on from it on a new machine"),
         }
@@ -128,6 +138,12 @@ class Recipe:
         self.remember(
             "judge", **{f"test_{k}": v for k, v in accuracies(judge, to_pixels(self.test_images()), scenes).items()}
         )
+
+    def _reader(self, minutes: float) -> None:
+        labels = labels_of(self, NUM_JUDGE_SCENES)
+        task = ReaderTask(self._begun("reader", Reader()), labels, self.device)
+        self._train("reader", task, Schedule(minutes=minutes, learning_rate=2e-3, seed=self.seed), task.module)
+        self.remember("reader", **reading_errors(self))
 
     def _latents(self, _: float) -> None:
         """Every scene and its mirror image as VAE posteriors, with embedded captions in `NUM_WORDINGS` wordings."""
@@ -181,6 +197,23 @@ class Recipe:
         self._compile(vae.encoder, vae.decoder)
         self._train("decoder", task, Schedule(minutes=minutes, learning_rate=1e-3, seed=self.seed), vae)
         self.remember("decoder", test_psnr_db=psnr(vae, self.test_images()[:200], self.device))
+
+    def _control(self, name: str) -> Callable[[float], None]:
+        return lambda minutes: self._follower(name, *control_work(self, name, minutes))
+
+    def _ip_adapter(self, minutes: float) -> None:
+        self._follower(IP_ADAPTER, *ip_adapter_work(self, minutes))
+
+    def _follower(self, stage: str, task: Any, schedule: Schedule, module: nn.Module) -> None:
+        self._compile(task.unet, *([module] if stage in CONTROLS else []))
+        self._train(stage, task, schedule, module)
+
+    def _multiview(self, minutes: float) -> None:
+        task = multiview.task_of(self)
+        self._compile(task.module)
+        schedule = Schedule(minutes=minutes, learning_rate=4e-4, warmup_steps=100, seed=self.seed)
+        self._train("multiview", task, schedule, task.module)
+        self.remember("multiview", num_objects=multiview.NUM_OBJECTS, test_loss=multiview.held_out_loss(self))
 
     def _export(self, _: float) -> None:
         export(self)

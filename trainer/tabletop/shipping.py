@@ -3,8 +3,11 @@
 assets/tabletop/          a StableDiffusionPipeline folder (text encoder, VAE, UNet, tokenizer, scheduler)
 assets/tabletop-clip/     the image encoder of the same CLIP pair, and the text side's projection
 assets/perflow-tabletop/  delta weights with their DeltaSpec
+assets/tabletop-controls/ one ControlNet a folder (canny, depth, pose, tile), each with a map to try it on
+assets/tabletop-ip-adapter/ an IP-Adapter in its published file layout; its encoder is tabletop-clip's
+assets/tabletop-multiview/  the network of six views; its VAE and image encoder are those above
 assets/<racer>-tabletop/  the LoRAs of the fair race: LCM, Rectified Diffusion, PCM, PeRFlow
-assets/judge/             the classifier that benchmarks ask
+assets/judge/             the classifier that benchmarks ask, and the reader of depth and joints
 """
 
 from __future__ import annotations
@@ -15,28 +18,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import ControlNetModel, StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
+from studio.networks.wonder3d import BASE_SHA256, grown_from, on_base, read_wonder3d
 from studio.perflow.delta import DeltaWeights, weights_sha256
 from studio.perflow.merge import KeptBase
+from studio.perflow.safefile import read_header
 from studio.runs.exports import LORA_FILE
 from trainer.cards import metadata
+from trainer.controls import control_of_scene, image_from
 from trainer.facts import facts_of
 from trainer.lora_layouts import diffusers_layout
 from trainer.tabletop import models
 from trainer.tabletop.cards import write_cards
 from trainer.tabletop.clip import ClipPair
+from trainer.tabletop.control import CONTROLS, IP_ADAPTER, IPAdapter, new_controlnet
 from trainer.tabletop.distillation import PERFLOW, RACE, folder_of
 from trainer.tabletop.judge import Judge
+from trainer.tabletop.multiview import is_trained
+from trainer.tabletop.reader import Reader
+from trainer.tabletop.renderer import render
+from trainer.tabletop.scenes import random_scene
 
 if TYPE_CHECKING:
     from trainer.tabletop.recipe import Recipe
 
 SHARD = "9MB"
+SINGLE_FILE = "diffusion_pytorch_model.safetensors"
 FACTS = "recipe.json"
+IP_ADAPTER_FILE = "ip-adapter.safetensors"
+EXAMPLE = "example.png"
+EXAMPLE_SEED, REFERENCE_SEED = 20_000_006, 20_000_007  # test scenes: one with a figure, and another
 
 
 def export(recipe: Recipe) -> None:
@@ -49,13 +65,16 @@ def export(recipe: Recipe) -> None:
         if recipe.result(stage).exists():
             _lora(recipe, stage, recipe.assets / folder_of(stage))
     _clip(recipe, recipe.assets / "tabletop-clip")
-    if recipe.result("judge").exists():
-        folder = _emptied(recipe.assets / "judge")
-        judge = recipe.read("judge", Judge())
-        save_file(
-            {name: value.half().contiguous() for name, value in judge.state_dict().items()},
-            folder / "judge.safetensors",
-        )
+    _controls(recipe, recipe.assets / "tabletop-controls")
+    _ip_adapter(recipe, recipe.assets / "tabletop-ip-adapter")
+    if recipe.result("multiview").exists():
+        _multiview(recipe, recipe.assets / "tabletop-multiview")
+    _emptied(recipe.assets / "judge")
+    for name, network in (("judge", Judge()), ("reader", Reader())):
+        if recipe.result(name).exists():
+            tensors = recipe.read(name, network).state_dict()
+            halves = {key: value.half().contiguous() for key, value in tensors.items()}
+            save_file(halves, recipe.assets / "judge" / f"{name}.safetensors")
     if (recipe.assets / "tabletop").is_dir():
         (recipe.assets / "tabletop" / FACTS).write_text(json.dumps(recipe.facts(), indent=1, sort_keys=True))
     write_cards(recipe.assets, recipe.facts(), recipe.num_scenes)
@@ -73,14 +92,26 @@ def take_up(recipe: Recipe) -> None:
     _write_if_new(recipe, "vae", shipped.vae)
     _write_if_new(recipe, "clip", _clip_pair(recipe, shipped))
     _write_if_new(recipe, "teacher", shipped.unet)
+    for control in CONTROLS:
+        if (shelf := recipe.assets / "tabletop-controls" / control).is_dir():
+            _write_if_new(recipe, control, ControlNetModel.from_pretrained(shelf, dtype=torch.float32))
+    if (shelf := recipe.assets / "tabletop-ip-adapter" / IP_ADAPTER_FILE).is_file():
+        adapter = IPAdapter(models.new_unet())
+        adapter.load_file(load_file(shelf))
+        _write_if_new(recipe, IP_ADAPTER, adapter)
+    if (shelf := recipe.assets / "tabletop-multiview" / "unet").is_dir():
+        file = shelf / SINGLE_FILE
+        own = {name: value.float() for name, value in load_file(file).items()}
+        base = shipped.unet.state_dict()
+        grown = on_base(own, read_header(file).metadata, base, weights_sha256(base))
+        _write_if_new(recipe, "multiview", read_wonder3d(shelf, grown))
     if (recipe.assets / "perflow-tabletop").is_dir():
-        delta = DeltaWeights.read(recipe.assets / "perflow-tabletop")
-        KeptBase(shipped.unet).apply(delta, 1.0)
+        KeptBase(shipped.unet).apply(DeltaWeights.read(recipe.assets / "perflow-tabletop"), 1.0)
         _write_if_new(recipe, "perflow", shipped.unet)
-    if (recipe.assets / "judge").is_dir():
-        judge = Judge()
-        judge.load_state_dict(load_file(recipe.assets / "judge" / "judge.safetensors"))
-        _write_if_new(recipe, "judge", judge)
+    for name, network in (("judge", Judge()), ("reader", Reader())):
+        if (file := recipe.assets / "judge" / f"{name}.safetensors").is_file():
+            network.load_state_dict(load_file(file))
+            _write_if_new(recipe, name, network)
     for stage, known in json.loads((folder / FACTS).read_text()).items():
         if stage in RACE:
             continue  # a race is run anew, from the same line
@@ -168,6 +199,42 @@ def _clip(recipe: Recipe, folder: Path) -> None:
         {name: value.detach().cpu().contiguous() for name, value in projection.items()},
         folder / "text_projection.safetensors",
     )
+
+
+def _controls(recipe: Recipe, folder: Path) -> None:
+    """Every ControlNet that was trained, and beside it the map of a scene that no training saw."""
+    for control in CONTROLS:
+        if recipe.result(control).exists():
+            network = recipe.read(control, new_controlnet()).half()
+            _emptied(folder / control)
+            network.save_pretrained(folder / control)
+            _example_map(control).save(folder / control / EXAMPLE)
+
+
+def _example_map(control: str) -> Image.Image:
+    seen = render(random_scene(EXAMPLE_SEED))
+    return image_from(control_of_scene(control, seen, (seen.rgb * 255).round().to(torch.uint8)))
+
+
+def _ip_adapter(recipe: Recipe, folder: Path) -> None:
+    if recipe.result(IP_ADAPTER).exists():
+        _emptied(folder)
+        adapter = recipe.read(IP_ADAPTER, IPAdapter(models.new_unet()))
+        save_file(adapter.file(), folder / IP_ADAPTER_FILE)
+        seen = render(random_scene(REFERENCE_SEED))
+        image_from((seen.rgb * 255).round().to(torch.uint8)).save(folder / EXAMPLE)
+
+
+def _multiview(recipe: Recipe, folder: Path) -> None:
+    """Only what its training changed: the rest is the base's, which ships beside it."""
+    teacher = recipe.teacher()
+    unet = recipe.read("multiview", grown_from(teacher))
+    _emptied(folder)
+    unet.save_config(folder / "unet")
+    own = {name: value.half().contiguous() for name, value in unet.state_dict().items() if is_trained(name)}
+    notes = {"format": "pt", BASE_SHA256: weights_sha256(teacher)}
+    save_file(own, folder / "unet" / SINGLE_FILE, notes)
+    models.new_scheduler().save_pretrained(folder / "scheduler")
 
 
 def _delta(recipe: Recipe, folder: Path) -> None:
