@@ -135,3 +135,19 @@ def test_one_picture_becomes_twelve_views_and_a_watertight_coloured_mesh(real: S
     assert report["mesh"]["is_watertight"]
     assert report["mesh"]["normal_error_degrees"] < report["mesh"]["hull_normal_error_degrees"] + 5
     assert report["mesh"]["seconds"] < 20
+
+
+@pytest.mark.slow
+def test_a_small_picture_becomes_1024_pixels_without_a_seam(real: Studio, tmp_path: Path) -> None:
+    path = tmp_path / "small.png"
+    seen = render(random_scene(TEST_SEEDS + 7), 128)
+    image_from((seen.rgb * 255).round().to(torch.uint8)).save(path)
+    prompt = full_caption(random_scene(TEST_SEEDS + 7))
+    files, report = real.client.predict(handle_file(str(path)), factor=8, prompt=prompt, seed=1, api_name="/upscale")
+    with Image.open(files[0]) as large:
+        assert large.size == (1024, 1024)
+    measured = report["receipt"]["upscale"]
+    print(measured, report["timings"]["seconds"])
+    assert measured["num_refined"] == measured["num_tiles"]
+    assert measured["seam_ratio"] < 1.0
+    assert measured["psnr"] > 28
