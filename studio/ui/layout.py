@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from studio.ui import api, control, gallery, multiview, text_to_image, theme, train, upscale
-from studio.ui.destinations import Destination, SettingsTaker, connect, either
+from studio.ui.destinations import Destination, SettingsTaker, Source, connect, either
 from studio.ui.plain_html import plain_html
 from studio.ui.schedule_field import shades_css
 
@@ -38,7 +38,7 @@ def build(services: Services) -> gr.Blocks:
                 followed, following, places = control.build_control(services, control_tab)
             with gr.Tab(upscale.TITLE, id=upscale.TAB_ID):
                 enlarged, enlarging, larger = upscale.build_upscale(services, starter, tabs)
-            views, of_views = _build_views(services)
+            views, sheets, of_views = _build_views(services)
             settings = settings_of(plain, following, enlarging, views)
             with gr.Tab(train.TITLE, id=train.TAB_ID) as train_tab:
                 train.build_train(services, train_tab, tabs, settings)
@@ -51,7 +51,7 @@ def build(services: Services) -> gr.Blocks:
             return {**settings.take(request), tabs: gr.Tabs(selected=settings.tab_for(request))}
 
         again = Destination(title="Use these settings", tab_id=settings.tab_id, outputs=settings.outputs, receive=reuse)
-        connect([drawn, followed, enlarged, kept], [again, *places, larger, *of_views], tabs)
+        connect([drawn, followed, enlarged, *sheets, kept], [again, *places, larger, *of_views], tabs)
         api.register(services)
     return page
 
@@ -65,13 +65,13 @@ def settings_of(
     return either(settings, views, lambda request: request.views_of is not None)
 
 
-def _build_views(services: Services) -> tuple[SettingsTaker, list[Destination]]:
-    """The Multiview tab, where a network can draw; it takes pictures from every other tab."""
+def _build_views(services: Services) -> tuple[SettingsTaker, list[Source], list[Destination]]:
+    """The Multiview tab, where a network can draw; it takes pictures from every other tab, and gives its sheets."""
     if services.multiview is None or not services.multiview.models():
-        return multiview.no_views(), []
+        return multiview.no_views(), [], []
     with gr.Tab(multiview.TITLE, id=multiview.TAB_ID):
-        taker, place = multiview.build_multiview(services, services.multiview)
-        return taker, [place]
+        source, taker, place = multiview.build_multiview(services, services.multiview)
+        return taker, [source], [place]
 
 
 def launch_options() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from studio.errors import InvalidRequest, NotFound, StudioError
 from studio.multiviews import TAB, Multiviews
 from studio.types import GenerationRequest, GenerationResult, Loading, StepPreview
 from studio.ui import stage
-from studio.ui.destinations import Destination, SettingsTaker
+from studio.ui.destinations import Destination, SettingsTaker, Source
 from studio.ui.downloads import connect_download
 from studio.ui.feedback import event_in_words, failure_html, failure_in_words, result_in_words
 from studio.ui.multiview_layout import Parts, accelerator_choices, build_inputs, build_result
@@ -37,8 +37,8 @@ Values = dict[Any, Any]
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
-def build_multiview(services: Services, views: Multiviews) -> tuple[SettingsTaker, Destination]:
-    """Put the tab's content on the page, in the current context; say what it takes from other tabs."""
+def build_multiview(services: Services, views: Multiviews) -> tuple[Source, SettingsTaker, Destination]:
+    """Put the tab's content on the page, in the current context; say what it gives to and takes from other tabs."""
     with gr.Row(elem_classes="bench"):
         with gr.Column(scale=5, min_width=300, elem_classes="inputs"):
             parts = build_inputs(views)
@@ -52,7 +52,8 @@ def build_multiview(services: Services, views: Multiviews) -> tuple[SettingsTake
         return {built.picture: str(services.history.export(history_id))}
 
     taker = SettingsTaker(tab_id=TAB_ID, outputs=built.settings, take=page.show)
-    return taker, Destination(title="Six views of it", tab_id=TAB_ID, outputs=[built.picture], receive=receive)
+    place = Destination(title="Six views of it", tab_id=TAB_ID, outputs=[built.picture], receive=receive)
+    return Source(row=built.actions, chosen=built.chosen), taker, place
 
 
 def no_views() -> SettingsTaker:

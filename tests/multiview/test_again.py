@@ -111,7 +111,8 @@ def test_settings_of_views_go_to_their_tab_and_without_a_network_a_sentence_says
     entry, _ = drawn(services, views)
     plain = SettingsTaker(tab_id="plain", outputs=[], take=lambda _: {})
     with gr.Blocks():
-        taker, _ = build_multiview(services, views)
+        source, taker, _ = build_multiview(services, views)
+        assert not source.row.visible, "there is nothing to send yet"
     for there in (taker, no_views()):
         settings = either(plain, there, lambda request: request.views_of is not None)
         assert settings.tab_for(entry.request) == TAB
