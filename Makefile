@@ -15,7 +15,7 @@ run: $(VENV)/.runtime  ## the studio at http://127.0.0.1:7860; make run ARGS="--
 
 test: $(VENV)/.development
 	@$(RUN) -c "import sys; from tests.ui.running import find_chromium; sys.exit(not find_chromium())" || echo $(NO_BROWSER)
-	$(RUN) -m pytest -m "not slow and not gpu" $(ARGS)
+	$(RUN) -m pytest -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS)
 	@$(RUN) -c "import sys; from tests.ui.running import find_chromium; sys.exit(not find_chromium())" || echo $(NO_BROWSER)
 
 test-slow: $(VENV)/.development
