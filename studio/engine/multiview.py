@@ -32,6 +32,7 @@ from studio.engine.device import (
 from studio.engine.diffusion import device_in_words, versions
 from studio.engine.drawing import SMALLER
 from studio.engine.hub import Hub, Say
+from studio.engine.lens import Lens
 from studio.engine.multiview_drawing import decode_sheet, draw_latents, encode, preview_sheet
 from studio.engine.multiview_files import MultiviewFiles, Networks, read_networks
 from studio.engine.preview import LinearPreview, Preview, decode
@@ -50,7 +51,6 @@ from studio.types import (
     MemoryRoom,
     MultiviewSpec,
     Receipt,
-    StepDone,
     StepPlan,
     StepPreview,
 )
@@ -184,7 +184,8 @@ class WonderEngine:
         given = or_out_of_memory("reading the picture", SMALLER, read)
         images, seconds_steps, seconds_decode = [], list[float](), 0.0
         for index in range(request.num_images):
-            lens = _Sheets(request, plan, index, resident if previews else None, emit)
+            told = Lens(plan, emit, image_index=index, num_images=request.num_images)
+            lens = _Sheets(told, plan, index, resident if previews else None)
             latents = self._drawn(resident, request, plan, given, lens)
             begun = time.perf_counter()
             sheet = or_out_of_memory(
@@ -248,16 +249,16 @@ class WonderEngine:
 
 
 class _Sheets:
-    """The previews of one sheet, as they are emitted."""
+    """The steps of one sheet, told as those of any image (`Lens`); `resident` is there where previews are wanted."""
 
-    def __init__(
-        self, request: GenerationRequest, plan: StepPlan, index: int, resident: ResidentViews | None,
-        emit: Emit[GenerationEvent],
-    ) -> None:  # fmt: skip
-        self._request, self._plan, self._resident, self._emit = request, plan, resident, emit
+    def __init__(self, lens: Lens, plan: StepPlan, index: int, resident: ResidentViews | None) -> None:
+        self._lens, self._plan, self._resident = lens, plan, resident
         self.index = index
         self.seconds: list[float] = []
-        self.previews: list[StepPreview] = []
+
+    @property
+    def previews(self) -> list[StepPreview]:
+        return self._lens.previews
 
     def show(self, step: int, seconds: float, latents: torch.Tensor) -> None:
         """A step is done; the last one is shown by `finish`, decoded in full."""
@@ -270,24 +271,7 @@ class _Sheets:
         self._tell(sheet if self._resident else None)
 
     def _tell(self, image: Image.Image | None) -> None:
-        plan, step = self._plan, len(self.seconds)
-        done = StepDone(
-            image_index=self.index,
-            num_images=self._request.num_images,
-            step=step,
-            num_steps=len(plan.timesteps),
-            timestep=plan.timesteps[step - 1],
-            window=plan.windows[step - 1],
-            num_time_windows=plan.num_time_windows,
-            guidance=plan.guidance[step - 1],
-            seconds=self.seconds[-1],
-        )
-        if image is None:
-            self._emit(done)
-            return
-        preview = StepPreview(**vars(done), image=image)
-        self.previews.append(preview)
-        self._emit(preview)
+        self._lens.show(len(self.seconds), self.seconds[-1], image)
 
 
 def _check_picture(request: GenerationRequest, picture: Image.Image) -> None:
