@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 NO_BROWSER := "No Chromium found: the browser tests are skipped. Debian has it as 'chromium'."
 
-.PHONY: run test test-slow lint bench
+.PHONY: run test test-slow lint bench paper
 
 run: $(VENV)/.runtime  ## the studio at http://127.0.0.1:7860; make run ARGS="--port 7870"
 	$(RUN) app.py $(ARGS)
@@ -29,6 +29,9 @@ lint: $(VENV)/.development
 
 bench: $(VENV)/.runtime
 	$(RUN) -m benchmarks.latency $(ARGS)
+
+paper: $(VENV)/.development  ## the paper's evidence on Tabletop, into docs/paper; make paper ARGS=--quick
+	$(RUN) -m benchmarks.paper $(ARGS)
 
 # The stamps say which requirements the environment holds.
 $(VENV)/.runtime: requirements.txt

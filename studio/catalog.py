@@ -15,20 +15,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from studio.errors import CatalogError, InvalidRequest, StudioError
-from studio.types import (
-    AcceleratorSpec,
-    ControlSpec,
-    DeltaSpec,
-    GenerationRequest,
-    ModelSpec,
-    MultiviewSpec,
-    UpscaleSpec,
-)
+from studio.specs import AcceleratorSpec, ControlSpec, DeltaSpec, ModelSpec, MultiviewSpec, UpscaleSpec
+from studio.types import GenerationRequest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -252,6 +245,13 @@ def _check_accelerator(spec: AcceleratorSpec, where: str) -> None:
         raise CatalogError(f"{where}, families: expected to contain {spec.delta.family!r}, the family of the delta.")
     if spec.kind in ("perflow_delta", "lora") and not spec.source:
         raise CatalogError(f"{where}, source: expected where the weights come from, got none.")
+    path = PurePosixPath(spec.file)
+    is_inside = path.suffix == ".safetensors" and not path.is_absolute() and ".." not in path.parts
+    if spec.file and not (spec.kind == "lora" and is_inside):
+        raise CatalogError(
+            f"{where}, file: expected the .safetensors file of a LoRA, inside its source, got {spec.file!r} "
+            f"with kind {spec.kind!r}."
+        )
 
 
 def _read_preset(path: Path) -> GenerationPreset:

@@ -32,8 +32,7 @@ class InvalidRequest(StudioError):
         shown = repr(got)
         if len(shown) > 80:
             shown = shown[:77] + "..."
-        self.field = field
-        self.expected = expected
+        self.field, self.expected, self.got = field, expected, got
         super().__init__(f"{field}: expected {expected}, got {shown}.")
 
 

@@ -30,16 +30,8 @@ from studio.multiview.glb import glb
 from studio.multiview.sculpt import Sculpture, sculpt
 from studio.multiview.turntable import turntable
 from studio.multiview.views import VIEWS, ViewSet
-from studio.types import (
-    MAX_SEED,
-    AcceleratorSpec,
-    GenerationEvent,
-    GenerationRequest,
-    Guidance,
-    MultiviewEngine,
-    MultiviewSpec,
-    StepPlan,
-)
+from studio.specs import AcceleratorSpec, MultiviewSpec
+from studio.types import MAX_SEED, GenerationEvent, GenerationRequest, Guidance, MultiviewEngine, StepPlan
 
 TAB = "multiview"
 RANDOM_SEED = -1

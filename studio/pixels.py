@@ -1,16 +1,19 @@
 """Any picture's pixels made plain: eight bits, RGB or RGBA, turned upright, on white; and what that took, in words.
 
 Sixteen bits, palettes, CMYK and a camera held sideways are how ordinary pictures come; all places that take pictures
-in make the same of them. Colour profiles are not applied. Knows pictures in memory, no file and no limit.
+in make the same of them. Colour profiles are not applied. Beside it, how alike two pictures are (PSNR). Knows pictures
+in memory, no file and no limit.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 
 import numpy as np
 from PIL import Image
 
+MAX_PSNR = 99.0
 _ORIENTATION = 0x0112
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # "I" is how Pillow has opened 16-bit grey, too
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
@@ -56,3 +59,14 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
         return None
     return _TURNS.get(value) if isinstance(value, int) else None
+
+
+def levels(picture: Image.Image) -> np.ndarray:
+    """`[H, W, 3]` in 0 to 255, fp32."""
+    return np.asarray(picture.convert("RGB"), np.float32)
+
+
+def psnr(picture: Image.Image, reference: Image.Image) -> float:
+    """Peak signal to noise in dB of two pictures of one size, at most 99."""
+    error = float(np.square(levels(picture) - levels(reference)).mean())
+    return MAX_PSNR if error == 0 else min(MAX_PSNR, 10 * math.log10(255**2 / error))

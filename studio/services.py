@@ -20,28 +20,29 @@ from PIL import Image
 
 from studio import inputs, upscales
 from studio.catalog import Catalog
+from studio.comparisons import Comparisons
 from studio.conditions import CannyLevels, ControlUnit, InitialImage, Reference, Upscale, check_resize
 from studio.engine.annotators import Annotators
 from studio.engine.fitting import fit
+from studio.engine.judging import Judges
 from studio.errors import InvalidRequest, StorageError, StudioError
 from studio.gpu import DeviceLease, on_space_gpu
+from studio.grids import Grids
 from studio.history import History
 from studio.multiviews import TAB as MULTIVIEW_TAB
 from studio.multiviews import Multiviews
 from studio.settings import Settings
 from studio.sharing import Sharing
+from studio.specs import AcceleratorSpec, ControlSpec, ModelSpec
 from studio.training import TrainingServices
 from studio.types import (
     MAX_IMAGES,
     MAX_SEED,
-    AcceleratorSpec,
-    ControlSpec,
     Engine,
     GenerationEvent,
     GenerationRequest,
     GenerationResult,
     Guidance,
-    ModelSpec,
     MultiviewEngine,
     StepPlan,
     check_canvas,
@@ -84,6 +85,11 @@ class Services:
         self._stopping = threading.Event()
         self.multiview = None if views is None else self._multiviews(views)
         self.upscales = upscales.Upscales(catalog, history, self._control_specs, self.resolve)
+        self.judges = Judges(settings.assets_dir, settings.hub_cache)
+        self.comparisons = Comparisons(
+            catalog, self.resolve, self.plan, self.generate, self.judges, lambda: self._is_training
+        )
+        self.grids = Grids(settings.data_dir, history, self.resolve, self.plan, self.generate)
         self._draw = on_space_gpu(engine.generate) if settings.on_space else engine.generate
         if settings.model is not None:
             catalog.model(settings.model)
@@ -113,6 +119,10 @@ class Services:
 
     def _control_specs(self, model_id: str) -> tuple[ControlSpec, ...]:
         return tuple(each.spec for each in self.controls(model_id))
+
+    @property
+    def _is_training(self) -> bool:
+        return self.training is not None and self.training.at_work is not None
 
     @property
     def default_model(self) -> str:
@@ -172,11 +182,12 @@ class Services:
 
     def generate(
         self, request: GenerationRequest, *, tab: str = "text-to-image", previews: bool = True,
-        stop: threading.Event | None = None,
+        stop: threading.Event | None = None, keep: bool = True,
     ) -> Iterator[GenerationEvent]:  # fmt: skip
         """`Waiting` while the device is busy, then the engine's events; the result's pictures are in the history.
 
-        Without `previews` steps are told but not decoded, which saves a good part of a small model's time.
+        Without `previews` steps are told but not decoded, which saves a good part of a small model's time; without
+        `keep` nothing is saved, for drawings that only measure.
         Closing the iterator leaves the line or stops the engine within a step. Raises `QueueFull`, `InvalidRequest`,
         and what the engine raises. A picture the disk refuses stays in the result, without `history_id` and `path`,
         and a warning of the receipt says why.
@@ -193,13 +204,13 @@ class Services:
         if request.upscale is not None and not self.settings.on_space:
             keeps = stop or threading.Event()
             draw = partial(draw, enough=keeps.is_set)
-        yield from self._in_turn(request, draw, sharing=self._sharing, tab=tab, keeps=keeps)
+        yield from self._in_turn(request, draw, sharing=self._sharing, tab=tab if keep else None, keeps=keeps)
 
     def _in_turn(
-        self, request: GenerationRequest, draw: Callable[[], Iterator[GenerationEvent]], *, sharing: Sharing, tab: str,
-        keeps: threading.Event | None = None,
+        self, request: GenerationRequest, draw: Callable[[], Iterator[GenerationEvent]], *, sharing: Sharing,
+        tab: str | None, keeps: threading.Event | None = None,
     ) -> Iterator[GenerationEvent]:  # fmt: skip
-        """Wait for the line and for room on the device, draw, and save what was drawn.
+        """Wait for the line and for room on the device, draw, and save what was drawn under a tab's name, if any.
 
         Whoever closes this while it draws gets nothing; with `keeps` set then, the engine hands over what it has, and
         that is saved.
@@ -223,13 +234,13 @@ class Services:
                     try:
                         yield event
                     except GeneratorExit:
-                        if keeps is not None:
+                        if keeps is not None and tab is not None:
                             keeps.set()
                             self._save_rest(events, tab)
                         raise
         # The device is free again: encoding and the disk need none.
         if result is not None:
-            yield self._saved(result, tab)
+            yield result if tab is None else self._saved(result, tab)
 
     def _save_rest(self, events: Iterator[GenerationEvent], tab: str) -> None:
         """The picture that a stopped engine still hands over, for whoever is gone."""

@@ -1,7 +1,7 @@
-"""The values that cross layers: facts of weights, choices of a person, events of the engine.
+"""The values that cross layers: choices of a person, events of the engine.
 
 Facts and choices are different types. How many time windows, which head, how guidance was trained: facts of the
-weights (`DeltaSpec`). Steps, seed, guidance, strength: a person's choices (`GenerationRequest`), which validate
+weights (`studio.specs`). Steps, seed, guidance, strength: a person's choices (`GenerationRequest`), which validate
 themselves. No slider can contradict a fact.
 
 Direction of time: timestep 1000 is noise, 0 is data; time window 0 is at the noise end.
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from PIL import Image
 
 from studio import conditions
@@ -24,7 +25,6 @@ from studio.conditions import (
     MAX_CONTROL_UNITS,
     MAX_GRID_STEPS,
     MAX_REFERENCES,
-    Annotator,
     ControlUnit,
     InitialImage,
     Reference,
@@ -43,140 +43,6 @@ MAX_ACCELERATOR_STRENGTH = 1.5
 MAX_SEED = 2**32 - 1
 
 CONDITIONS = ("controls", "references", "initial", "views_of", "upscale")
-
-Family = Literal["tabletop", "sd15", "sd21", "sdxl"]
-
-
-# --- facts ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeltaSpec:
-    """What is true of a set of delta weights, whatever anyone chooses (METHOD: stored with the artefact).
-
-    `prediction_type` is the head the student was trained with, `num_time_windows` is K, `guidance_mode` says how
-    classifier-free guidance met the teacher ("sync": teacher at w = 1; "fixed": teacher at `trained_guidance`).
-    """
-
-    family: Family
-    prediction_type: str = "ddim_eps"
-    num_time_windows: int = 4
-    guidance_mode: Literal["sync", "fixed"] = "sync"
-    trained_guidance: float = 1.0
-    base_sha256: str | None = None
-    license: str | None = None
-    name: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """A base model of the catalogue. `source` is a hub id, a folder below `assets/`, or a path the owner configured."""
-
-    id: str
-    title: str
-    family: Family
-    source: str
-    kind: Literal["builtin", "hub", "folder", "single_file"]
-    variant: str | None = None
-    revision: str | None = None
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    native_width: int = 512
-    native_height: int = 512
-    size_multiple: int = 8
-    download_bytes: int | None = None
-    license: str = "unknown"
-    description: str = ""
-    hint: str = ""
-    default_accelerator: str = "dpmpp"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultiviewSpec(ModelSpec):
-    """A multiview network of the catalogue; its native size is one view's.
-
-    `vae` and `image_encoder` name folders as `source` does, for a network that ships without its own; `base` that of
-    the UNet it grew from, for one that stores only what differs. With `begins_near` drawing begins from noise with a
-    trace of what is known of the views in it, as the noisiest step was trained.
-    """
-
-    vae: str | None = None
-    image_encoder: str | None = None
-    base: str | None = None
-    begins_near: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class AcceleratorSpec:
-    """A way to draw in few steps: a delta, a LoRA, or a plain solver. Recommended values carry a short reason.
-
-    `source` is a hub id, a folder below `assets/`, or a path the owner configured. With `minus` the source is a whole
-    pipeline and the delta is its UNet less the UNet of the model of that id.
-    """
-
-    id: str
-    title: str
-    kind: Literal["perflow_delta", "perflow_merged", "lora", "none"]
-    sampler: Literal["perflow", "lcm", "ddim", "dpmpp"]
-    families: tuple[Family, ...]
-    models: tuple[str, ...] = ()
-    source: str | None = None
-    variant: str | None = None
-    minus: str | None = None
-    delta: DeltaSpec | None = None
-    recommended_steps: int = 4
-    recommended_guidance: tuple[float, ...] = (1.0,)
-    reason: str = ""
-    download_bytes: int | None = None
-    license: str = "unknown"
-    description: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ControlSpec:
-    """Something that makes drawings follow a picture: a ControlNet, or an IP-Adapter with its image encoder.
-
-    `source` is a hub id, a folder below `assets/`, or a path the owner named. `file` is a ControlNet's subfolder or an
-    IP-Adapter's safetensors file in it, `image_encoder` a folder in the source or a source of its own. `annotator`
-    makes its maps from ordinary pictures; `example` is a picture below `assets/` to try it on, with its prompt.
-    """
-
-    id: str
-    title: str
-    kind: Literal["controlnet", "ip_adapter"]
-    family: Family
-    source: str
-    origin: Literal["builtin", "hub", "folder"] = "hub"
-    file: str = ""
-    image_encoder: str = ""
-    variant: str | None = None
-    revision: str | None = None
-    annotator: Annotator = "none"
-    example: str = ""
-    example_prompt: str = ""
-    recommended_weight: float = 1.0
-    reason: str = ""
-    download_bytes: int | None = None
-    license: str = "unknown"
-    description: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpscaleSpec:
-    """How pictures are best enlarged by the models of a family; `id` is the family's name.
-
-    `creativity` is for tiles that a tile ControlNet holds, `creativity_alone` for those that nothing holds but their
-    own beginning. Steps and guidance are the accelerator's where none are given.
-    """
-
-    id: str
-    tile: int
-    overlap: int
-    creativity: float = 0.5
-    creativity_alone: float = 0.25
-    weight: float = 1.0
-    steps: int | None = None
-    guidance: tuple[float, ...] = ()
-    reason: str = ""
 
 
 # --- choices ----------------------------------------------------------------------------------------------------
@@ -389,11 +255,15 @@ class StepPreview(StepDone):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedImage:
-    """One finished picture: its own seed, its pixels, its parameters, and its place in the history once saved."""
+    """One finished picture: its own seed, its pixels, its parameters, and its place in the history once saved.
+
+    `latents` are the final ones, C h w in fp32, in which pictures of one model are compared; an engine may have none.
+    """
 
     image: Image.Image
     seed: int
     lens: tuple[StepPreview, ...] = ()
+    latents: np.ndarray | None = None
     history_id: str | None = None
     path: Path | None = None
 
@@ -417,7 +287,10 @@ class UpscaleReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What really ran: enough to draw the same pixels again, and to know what they cost."""
+    """What really ran: enough to draw the same pixels again, and to know what they cost.
+
+    `memory_bytes` is the most that the device held meanwhile (on a processor, this whole process); `None` if unknown.
+    """
 
     plan: StepPlan
     model: str
@@ -434,6 +307,7 @@ class Receipt:
     warnings: tuple[str, ...] = ()
     controls_sha256: dict[str, str] = field(default_factory=dict)
     upscale: UpscaleReport | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from studio.catalog import Catalog
 from studio.conditions import DEFAULT_SEAM_THRESHOLD, Upscale
 from studio.errors import InvalidRequest, NotFound
 from studio.history import History
-from studio.types import ControlSpec, GenerationRequest, ModelSpec, StepPlan, UpscaleSpec
+from studio.specs import ControlSpec, ModelSpec, UpscaleSpec
+from studio.types import GenerationRequest, StepPlan
 from studio.upscaling.enlarged import Enlarged
 from studio.upscaling.measures import Seams, find_seams
 from studio.upscaling.tiles import lay

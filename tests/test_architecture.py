@@ -17,8 +17,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ("app", "studio", "trainer", "benchmarks", "tests")
 
-LEAVES = {"studio.errors", "studio.checks", "studio.conditions", "studio.pixels"}
-VALUES = LEAVES | {"studio.types"}
+LEAVES = {"studio.errors", "studio.checks", "studio.conditions", "studio.pixels", "studio.adherence"}
+VALUES = LEAVES | {"studio.types", "studio.specs"}
 HISTORY = VALUES | {
     "studio.storage",
     "studio.database",
@@ -36,6 +36,7 @@ SERVED = HISTORY | {
     "studio.settings",
     "studio.multiview",
     "studio.upscaling",
+    "studio.comparing",
 }
 
 # Which rooms of the project a room may import, besides itself. The longest prefix that fits a module is its room.
@@ -44,6 +45,8 @@ MAY_IMPORT = {
     "studio.checks": {"studio.errors"},
     "studio.conditions": LEAVES,
     "studio.pixels": set(),
+    "studio.adherence": set(),
+    "studio.specs": LEAVES,
     "studio.types": LEAVES,
     "studio.settings": VALUES,
     "studio.catalog": VALUES,
@@ -61,25 +64,38 @@ MAY_IMPORT = {
     "studio.networks": LEAVES,
     "studio.multiview": VALUES,
     "studio.upscaling": VALUES,
+    "studio.comparing": VALUES,
     "studio.engine": VALUES
     | {"studio.perflow", "studio.catalog", "studio.networks", "studio.multiview", "studio.upscaling"},
     "studio.training": SERVED | {"studio.datasets"},
     "studio.sharing": VALUES | {"studio.runs"},
     "studio.multiviews": SERVED,
     "studio.upscales": SERVED,
-    "studio.services": SERVED | {"studio.training", "studio.sharing", "studio.multiviews", "studio.upscales"},
+    "studio.comparisons": SERVED,
+    "studio.grids": SERVED,
+    "studio.services": SERVED
+    | {
+        "studio.training",
+        "studio.sharing",
+        "studio.multiviews",
+        "studio.upscales",
+        "studio.comparisons",
+        "studio.grids",
+    },
     "studio.ui": HISTORY
     | {
         "studio.services",
         "studio.multiviews",
         "studio.upscales",
+        "studio.comparisons",
+        "studio.grids",
         "studio.training",
         "studio.datasets",
         "studio.catalog",
         "studio.runs",
         "studio.settings",
     }
-    | {"studio.guard", "studio.multiview", "studio.upscaling"},
+    | {"studio.guard", "studio.multiview", "studio.upscaling", "studio.comparing"},
     "studio": set(),
     "trainer": VALUES
     | {"studio.perflow", "studio.networks", "studio.multiview", "studio.runs", "studio.datasets", "studio.storage"},
@@ -255,7 +271,7 @@ PLANTED = [
     ("studio.ui.form", "from studio.engine.diffusion import DiffusionEngine"),
     ("studio.services", "import trainer"),
     ("studio.services", "import gradio"),
-    ("studio.services", "from studio.ui.api import register"),
+    ("studio.services", "from studio.ui.api.endpoints import register"),
     ("studio.runs.events", "import torch"),
     ("studio.runs.events", "from studio.perflow import windows"),
     ("studio.history", "from studio.engine import fake"),

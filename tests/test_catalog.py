@@ -9,12 +9,14 @@ import pytest
 
 from studio.catalog import Catalog
 from studio.errors import CatalogError, InvalidRequest
-from studio.types import AcceleratorSpec, GenerationRequest
+from studio.specs import AcceleratorSpec
+from studio.types import GenerationRequest
 
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
 MODEL = '[toy]\ntitle="Toy"\nfamily="tabletop"\nsource="toy"\nkind="builtin"\ndefault_accelerator="ddim"\n'
 ACCELERATOR = '[ddim]\ntitle="DDIM"\nkind="none"\nsampler="ddim"\nfamilies=["tabletop"]\n'
+LORA = ACCELERATOR.replace("none", "lora") + 'source="someone/loras"\n'
 
 
 def write(folder: Path, models: str = MODEL, accelerators: str = ACCELERATOR, **presets: str) -> Path:
@@ -64,6 +66,33 @@ def test_published_weights_show_their_licence_and_head():
     assert heads == {("sd15", "diff_eps"), ("sd21", "velocity"), ("sdxl", "ddim_eps")}
 
 
+@pytest.mark.parametrize(
+    ("id", "sampler", "steps", "guidance", "license"),
+    [
+        ("sdxl-lightning-4", "euler", 4, 1.0, "openrail++"),
+        ("sdxl-lightning-8", "euler", 8, 1.0, "openrail++"),
+        ("hyper-sd15-1", "tcd", 1, 1.0, "openrail++"),
+        ("hyper-sd15-4", "ddim", 4, 1.0, "openrail++"),
+        ("hyper-sd15-8", "ddim", 8, 5.0, "openrail++"),
+        ("hyper-sdxl-1", "tcd", 1, 1.0, "openrail++"),
+        ("hyper-sdxl-4", "ddim", 4, 1.0, "openrail++"),
+        ("hyper-sdxl-8", "ddim", 8, 5.0, "openrail++"),
+        ("tcd-sd15", "tcd", 4, 1.0, "mit"),
+        ("tcd-sdxl", "tcd", 4, 1.0, "mit"),
+        ("pcm-sd15", "ddim", 4, 1.0, "unknown"),
+        ("pcm-sdxl", "ddim", 4, 1.0, "unknown"),
+    ],
+)
+def test_others_loras_are_used_as_their_authors_say(id: str, sampler: str, steps: int, guidance: float, license: str):
+    spec = Catalog.load(PRESETS).accelerator(id)
+    assert (spec.kind, spec.sampler, spec.recommended_steps, spec.license) == ("lora", sampler, steps, license)
+    assert spec.recommended_guidance == (guidance,)
+    assert spec.download_bytes
+    if spec.file and sampler != "tcd":
+        assert f"{steps}step" in spec.file  # a file is for its own number of steps
+    assert all(family in f"{id} {spec.file}".lower() for family in spec.families)
+
+
 def test_a_merged_model_offers_no_delta_a_second_time():
     catalog = Catalog.load(PRESETS)
     kinds = {each.kind for each in catalog.accelerators_for("perflow-sd15-dreamshaper")}
@@ -106,6 +135,10 @@ def test_an_extra_folder_adds_and_replaces(tmp_path: Path):
         (MODEL, ACCELERATOR.replace('"ddim"\nfam', '"perflow"\nfam'), "sampler: expected 'perflow' for PeRFlow"),
         (MODEL, ACCELERATOR + '[ddim.delta]\nfamily="tabletop"\nwindows=3\n', "ddim, delta, windows: unknown key"),
         (MODEL, ACCELERATOR + '[ddim.delta]\nfamily="sdxl"\n', "families: expected to contain 'sdxl'"),
+        (MODEL, ACCELERATOR + 'file="a.safetensors"\n', "ddim, file: expected the .safetensors file of a LoRA"),
+        (MODEL, LORA + 'file="a.ckpt"\n', "file: .* inside its source, got 'a.ckpt' with kind 'lora'"),
+        (MODEL, LORA + 'file="../a.safetensors"\n', "file: .* inside its source"),
+        (MODEL, LORA + 'file="/a.safetensors"\n', "file: .* inside its source"),
         ("[toy", ACCELERATOR, "expected a readable TOML file"),
         ("", ACCELERATOR, "at least one model"),
         ('toy = "x"\n', ACCELERATOR, r"expected a table \[toy\]"),

@@ -20,7 +20,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from studio.types import DeltaSpec, Family
+from studio.specs import DeltaSpec, Family
 
 PROMPT_TOKENS = 24
 TEXT_WIDTH = 16

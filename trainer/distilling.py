@@ -55,6 +55,7 @@ class WindowMethod(Stateless):
             head=head,
             teacher_head=self.networks.head,
             num_solver_steps=config.num_solver_steps,
+            error_at=config.error_at,
             times=TimeDraw(at_start=config.share_at_start, at_grid=config.share_at_grid, grid_steps=config.grid_steps),
         )
 

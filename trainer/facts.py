@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from studio.runs.config import TrainingConfig
-from studio.types import DeltaSpec
+from studio.specs import DeltaSpec
 
 LCM_STEPS = 4
 BAKED_GUIDANCE = 1.5  # of the 1 to 2.5 that work on weights trained at fixed guidance

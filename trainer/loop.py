@@ -2,7 +2,8 @@
 
 A `Task` says what is trained and what a step's loss is; the loop knows nothing of pictures or diffusion. The learning
 rate warms up over steps and falls along a cosine over the budget (wall clock spent, kept across resumes), so that a run
-of any length ends well annealed. Master weights, moments and EMA are fp32; the task autocasts its own forward.
+of any length ends well annealed. The first step of a session is off the clock: networks may be compiled in it. Master
+weights, moments and EMA are fp32; the task autocasts its own forward.
 """
 
 from __future__ import annotations
@@ -87,11 +88,12 @@ def train(
         ema_decay=schedule.ema_decay,
     )
     progress = _resume(folder, optimization)
-    last_saved = last_logged = clock = time.monotonic()
+    last_saved = last_logged = time.monotonic()
+    clock: float | None = None
     while progress.seconds < schedule.minutes * 60:
         _step(task, optimization, schedule, progress)
         now = time.monotonic()
-        progress.seconds += now - clock
+        progress.seconds += 0 if clock is None else now - clock
         clock = now
         if now - last_logged > LOG_EVERY_SECONDS:
             report(progress)

@@ -15,7 +15,7 @@ from typing import Any
 
 from studio.errors import IncompatibleWeights
 from studio.perflow import DeltaWeights, KeptBase, check_fits
-from studio.types import AcceleratorSpec, DeltaSpec, ModelSpec
+from studio.specs import AcceleratorSpec, DeltaSpec, ModelSpec
 
 ADAPTER_NAME = "accelerator"
 

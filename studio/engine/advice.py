@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from studio.perflow.guidance import is_guided
-from studio.types import AcceleratorSpec, DeltaSpec, GenerationRequest, ModelSpec, StepPlan
+from studio.specs import AcceleratorSpec, DeltaSpec, ModelSpec
+from studio.types import GenerationRequest, StepPlan
 
 # METHOD section 8: weights that learnt the teacher's guidance work from 1 to 2.5; LCM-LoRA's card says 1 to 2.
 FIXED_GUIDANCE_LIMIT = 3.0
 LCM_GUIDANCE_LIMIT = 2.0
+OFF = (1.0,)
 
 
 def odd_choices(
@@ -24,6 +26,11 @@ def odd_choices(
         )
     if accelerator.sampler == "lcm" and strongest > LCM_GUIDANCE_LIMIT:
         yield f"Guidance {strongest:g} is a lot for LCM; 1 to 2 is what it was made for."
+    elif _is_made_for_none(accelerator) and strongest > LCM_GUIDANCE_LIMIT:
+        yield (
+            f"Guidance {strongest:g} on {accelerator.title}, which was made for none: colours burn; leave it at 1, or "
+            f"up to {LCM_GUIDANCE_LIMIT:g} for the sake of a negative prompt."
+        )
     if accelerator.kind in ("none", "perflow_merged") and request.accelerator_strength != 1:
         yield f"The strength {request.accelerator_strength:g} has no effect: {accelerator.title} adds no weights."
     if accelerator.kind in ("perflow_delta", "lora") and request.accelerator_strength == 0:
@@ -37,3 +44,8 @@ def odd_choices(
             f"{width}x{height} is not the size this model learnt "
             f"({model.native_width}x{model.native_height}); objects may repeat or melt."
         )
+
+
+def _is_made_for_none(accelerator: AcceleratorSpec) -> bool:
+    """Whether its authors recommend drawing without guidance, because it is in the weights."""
+    return accelerator.kind == "lora" and accelerator.delta is None and accelerator.recommended_guidance == OFF

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import EulerDiscreteScheduler
 from PIL import Image, ImageFilter
 from torch.nn import functional
 
@@ -44,7 +45,8 @@ class Beginning:
         """Latents at a timestep with what the mask leaves alone put back onto the picture's own path."""
         if self.mask is None:
             return latents
-        return torch.lerp(self.noised(sampler, noise, timestep).to(latents), latents, self.mask.to(latents))
+        kept = self.noised(sampler, noise, timestep) * own_scale(sampler, timestep)
+        return torch.lerp(kept.to(latents), latents, self.mask.to(latents))
 
     def finish(self, image: Image.Image) -> Image.Image:
         """The drawn picture with the pixels that the mask leaves alone as they were."""
@@ -78,6 +80,13 @@ def schedule_of(sampler: Any) -> NoiseSchedule:
     """A sampler's noise schedule by timestep, whatever its class: t has the noise of diffusion index t - 1."""
     own = getattr(sampler, "schedule", None)
     return own if isinstance(own, NoiseSchedule) else NoiseSchedule.of_diffusion(sampler.alphas_cumprod)
+
+
+def own_scale(sampler: Any, timestep: int) -> float:
+    """A sampler's own latents as a multiple of alpha * z_0 + sigma * eps: Euler keeps z_0 + (sigma / alpha) * eps."""
+    if timestep == 0 or not isinstance(sampler, EulerDiscreteScheduler):
+        return 1.0
+    return 1 / float(schedule_of(sampler).alphas[timestep])
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:

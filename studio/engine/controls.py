@@ -24,7 +24,7 @@ from studio.engine.accelerator import file_sha256
 from studio.engine.hub import Say, weight_files
 from studio.errors import IncompatibleWeights
 from studio.perflow.safefile import read_tensors
-from studio.types import ControlSpec, ModelSpec
+from studio.specs import ControlSpec, ModelSpec
 
 NUM_KEPT_CONTROLNETS = MAX_CONTROL_UNITS
 PLAIN_PROJECTION = "proj.weight"

@@ -102,6 +102,35 @@ def _container_free_bytes() -> int:
         return sys.maxsize
 
 
+class PeakMemory:
+    """The most memory that was held since `start`: on CUDA by tensors, on a processor by the whole process (Linux)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def start(self) -> None:
+        """Begin to watch."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        elif self._device.type == "cpu":
+            with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak is then the process's own so far
+                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    def num_bytes(self) -> int | None:
+        """The peak, `None` where nobody tells."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return _process_peak_bytes() if self._device.type == "cpu" else None
+
+
+def _process_peak_bytes() -> int | None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
 def release_memory() -> None:
     """Give cached device memory back."""
     gc.collect()

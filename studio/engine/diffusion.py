@@ -32,6 +32,7 @@ from studio.engine.conditions import Conditions, OpenPicture, make
 from studio.engine.controls import Attached, check_fits
 from studio.engine.device import (
     ROOM_OVER_WEIGHTS,
+    PeakMemory,
     choose_device,
     choose_dtype,
     free_memory_bytes,
@@ -47,9 +48,8 @@ from studio.engine.stream import Emit, Worker
 from studio.engine.upscaling import NOT_HELD, Work, check_memory, grid_of, num_canvas_bytes, upscale_picture
 from studio.engine.weights import Weights
 from studio.errors import InvalidRequest, NotFound
+from studio.specs import AcceleratorSpec, ControlSpec, ModelSpec
 from studio.types import (
-    AcceleratorSpec,
-    ControlSpec,
     Enough,
     GeneratedImage,
     GenerationEvent,
@@ -57,7 +57,6 @@ from studio.types import (
     GenerationResult,
     Loading,
     MemoryRoom,
-    ModelSpec,
     Receipt,
     StepPlan,
     UpscaleReport,
@@ -114,6 +113,7 @@ class DiffusionEngine:
         hub = Hub(Path(hub_cache) if hub_cache else None, offline)
         self._weights = Weights(catalog, hub, Path(assets_dir))
         self._loader = Loader(catalog, self._weights, device=self._device, dtype=self.dtype)
+        self._peak = PeakMemory(self._device)
         self._turn = threading.Lock()
         self._worker = Worker()
 
@@ -193,6 +193,7 @@ class DiffusionEngine:
             worn = self._wear(resident, job, say)
             attached = self._attach(resident, job, say)
             seconds_load = time.perf_counter() - started
+            self._peak.start()
             with torch.inference_mode():
                 conditions = self._conditions(resident, job, attached)
                 made = self._draw_all(resident, job, worn, conditions, previews, emit)
@@ -263,7 +264,8 @@ class DiffusionEngine:
             lens = Lens(job.plan, emit, image_index=index, num_images=request.num_images)
             own = replace(order, seed=request.seed + index)
             drawn = draw(resident.pipe, sampler(), own, resident.preview if previews else None, lens.show)
-            images.append(GeneratedImage(image=drawn.image, seed=own.seed, lens=tuple(lens.previews)))
+            latents = None if drawn.latents is None else drawn.latents[0].float().cpu().numpy()
+            images.append(GeneratedImage(image=drawn.image, seed=own.seed, lens=tuple(lens.previews), latents=latents))
             all_drawn.append(drawn)
             warnings += drawn.warnings
         return _Made(images=tuple(images), drawn=all_drawn, warnings=list(dict.fromkeys(warnings)))
@@ -325,6 +327,7 @@ class DiffusionEngine:
             warnings=tuple(made.warnings),
             controls_sha256=dict(attached.sha256 or {}),
             upscale=made.upscale,
+            memory_bytes=self._peak.num_bytes(),
         )
 
 

@@ -84,14 +84,12 @@ def draw(resident_pipe: Any, sampler: Any, order: Order, preview: Preview | None
             tensors["latents"] = beginning.hold(tensors["latents"], sampler, noise, timesteps[step + 1])
         drawn.seconds_steps.append(clock.lap())
         guidance.advance()
-        image = None
+        image, drawn.latents = None, tensors["latents"]
         if step + 1 < num_steps:
             if preview is not None and predicted.latents is not None:
                 clean = predicted.latents
                 image = preview(beginning.hold(clean, sampler, noise, 0) if beginning else clean)
-        elif not order.is_decoded:
-            drawn.latents = tensors["latents"]
-        else:
+        elif order.is_decoded:
             image, note = decode_or_tile(pipe.vae, tensors["latents"])
             image = beginning.finish(image) if beginning else image
             drawn.image, drawn.seconds_decode = image, clock.lap()

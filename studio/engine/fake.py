@@ -38,7 +38,7 @@ from studio.types import (
     never,
 )
 from studio.upscaling.enlarged import Enlarged
-from studio.upscaling.measures import SHOWN_SIDE_PIXELS, find_seams, psnr
+from studio.upscaling.measures import SHOWN_SIDE_PIXELS, fidelity, find_seams
 from studio.upscaling.tiles import lay
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -127,7 +127,7 @@ class FakeEngine:
         seams = find_seams(picture, enlarged, grid)
         report = UpscaleReport(
             num_tiles=len(grid), num_refined=num_done, seam_ratio=seams.ratio, worst_seam=seams.worst,
-            psnr=psnr(picture, enlarged.source),
+            psnr=fidelity(picture, enlarged.source),
         )  # fmt: skip
         image = GeneratedImage(image=picture, seed=request.seed)
         receipt = replace(_receipt(request, plan, [image]), upscale=report)

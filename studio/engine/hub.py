@@ -24,7 +24,7 @@ UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
 WEIGHTLESS_COMPONENTS = ("scheduler", "tokenizer", "tokenizer_2")
 TRUSTED_LIBRARIES = ("diffusers", "transformers")
 DELTA_NAMES = ("delta_weights.safetensors", "diffusion_pytorch_model.safetensors")
-LORA_NAMES = ("pytorch_lora_weights.safetensors",)
+LORA_NAME = "pytorch_lora_weights.safetensors"
 WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[A-Za-z0-9_-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors"
 )
@@ -55,6 +55,8 @@ class Hub:
             raise unavailable(source, f"it is not on disk and the hub did not answer ({_short(error)})") from error
         sizes = {each.rfilename: each.size or 0 for each in info.siblings or []}
         names = choose(list(sizes))
+        if not names:
+            raise unavailable(source, "the repository has none of the files that are needed")
         progress = _Progress(source, sum(sizes[name] for name in names), say)
         path = Path()
         for name in names:

@@ -29,7 +29,7 @@ from studio.engine.prompts import PromptEncoder
 from studio.engine.samplers import STABLE_DIFFUSION_SCHEDULE
 from studio.engine.weights import Weights, stored_dtype, unet_files
 from studio.errors import IncompatibleWeights
-from studio.types import ModelSpec
+from studio.specs import ModelSpec
 
 PIPELINES: dict[str, Any] = {
     "tabletop": StableDiffusionPipeline,

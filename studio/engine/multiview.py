@@ -41,15 +41,14 @@ from studio.engine.stream import Emit, Worker
 from studio.engine.weights import Weights
 from studio.errors import InvalidRequest
 from studio.perflow import DeltaWeights, KeptBase, check_fits
+from studio.specs import AcceleratorSpec, MultiviewSpec
 from studio.types import (
-    AcceleratorSpec,
     GeneratedImage,
     GenerationEvent,
     GenerationRequest,
     GenerationResult,
     Loading,
     MemoryRoom,
-    MultiviewSpec,
     Receipt,
     StepPlan,
     StepPreview,

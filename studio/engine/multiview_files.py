@@ -23,7 +23,7 @@ from studio.errors import IncompatibleWeights, ModelUnavailable
 from studio.networks.wonder3d import on_base, read_wonder3d
 from studio.perflow.delta import weights_sha256
 from studio.perflow.safefile import read_header, read_tensors
-from studio.types import MultiviewSpec
+from studio.specs import MultiviewSpec
 
 PARTS = ("unet", "vae", "image_encoder")
 

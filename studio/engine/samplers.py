@@ -3,6 +3,7 @@
 Every sampler keeps the base's noise schedule and names its own head: what a scheduler inherits through `from_config`
 from the one before it (PeRFlow's `diff_eps` under DDIM, say) would be silently wrong. Plain solvers space their steps
 "trailing", from the noise end on, so that their grid is PeRFlow's and depends on nothing in the base's files.
+LCM and TCD walk the grids of their own schedulers, as their weights were trained and are published.
 Direction of time: timestep 1000 is noise. A plain solver's diffusion index i is shown as timestep i + 1.
 """
 
@@ -10,11 +11,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, LCMScheduler
 
+from studio.engine.beginning import own_scale
+from studio.engine.tcd import TCD
 from studio.perflow import PeRFlowScheduler, TimeWindows, make_plan, plan_of
 from studio.perflow.windows import begun_at
-from studio.types import AcceleratorSpec, DeltaSpec, GenerationRequest, ModelSpec, StepPlan
+from studio.specs import AcceleratorSpec, DeltaSpec, ModelSpec
+from studio.types import GenerationRequest, StepPlan
 
 STABLE_DIFFUSION_SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -41,6 +45,19 @@ def make_sampler(config: Any, model: ModelSpec, accelerator: AcceleratorSpec, de
         return LCMScheduler.from_config(config, **head)
     if accelerator.sampler == "ddim":
         return DDIMScheduler.from_config(config, clip_sample=False, thresholding=False, **head)
+    if accelerator.sampler == "tcd":
+        return TCD.from_config(config, original_inference_steps=50, clip_sample=False, thresholding=False, **head)
+    if accelerator.sampler == "euler":
+        return EulerDiscreteScheduler.from_config(
+            config,
+            interpolation_type="linear",
+            timestep_type="discrete",
+            use_karras_sigmas=False,
+            use_exponential_sigmas=False,
+            use_beta_sigmas=False,
+            final_sigmas_type="zero",
+            **head,
+        )
     return DPMSolverMultistepScheduler.from_config(
         config,
         algorithm_type="dpmsolver++",
@@ -87,3 +104,8 @@ class Later:
     def timesteps(self) -> Any:
         """The steps that are walked."""
         return self._sampler.timesteps[self._first :]
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What a pipeline scales the beginning by, which has the noise of the first step walked already."""
+        return own_scale(self._sampler, int(self.timesteps[0]) + 1)

@@ -9,6 +9,7 @@ It does not know what predicts, nor pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from diffusers import LCMScheduler
 
 from studio.engine.beginning import Beginning, schedule_of
+from studio.engine.tcd import TCD
 from studio.upscaling.tiles import Tile
 
 SEED_STRIDE = 1_000_003
@@ -69,9 +71,12 @@ class JoinedTile(Beginning):
 
 
 def share_noise(sampler: Any, tile: Tile, latents_of_all: TiledLatents) -> None:
-    """Let a sampler that adds noise after its steps (LCM) take it from the picture's own, as the beginning does."""
-    if not isinstance(sampler, LCMScheduler):
-        return
+    """Let a sampler that adds noise after its steps (LCM, TCD) take it from the picture's own, as its beginning is."""
+    if isinstance(sampler, LCMScheduler | TCD):
+        sampler.step = _sharing(sampler, tile, latents_of_all)
+
+
+def _sharing(sampler: Any, tile: Tile, latents_of_all: TiledLatents) -> Callable[..., Any]:
     step = sampler.step
 
     def shared(model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, generator: Any = None,
@@ -79,9 +84,14 @@ def share_noise(sampler: Any, tile: Tile, latents_of_all: TiledLatents) -> None:
         output: Any = step(model_output, timestep, sample, generator=generator, return_dict=True)
         place = sampler.step_index or 0
         if place < len(sampler.timesteps):
-            noise = latents_of_all.noise(tile, place).to(sample)
-            following = int(sampler.timesteps[place]) + 1
-            output.prev_sample = schedule_of(sampler).add_noise(output.denoised, noise, following)
-        return output if return_dict else (output.prev_sample, output.denoised)
+            output.prev_sample = _noised_again(sampler, output, latents_of_all.noise(tile, place).to(sample), place)
+        return output if return_dict else (output.prev_sample,)
 
-    sampler.step = shared
+    return shared
+
+
+def _noised_again(sampler: Any, output: Any, noise: torch.Tensor, place: int) -> torch.Tensor:
+    """What a step ended with, with this noise up to the grid's step `place`."""
+    if isinstance(sampler, TCD):
+        return sampler.renoised(output.pred_noised_sample, noise, place)
+    return schedule_of(sampler).add_noise(output.denoised, noise, int(sampler.timesteps[place]) + 1)

@@ -26,7 +26,7 @@ from studio.engine.tiled_latents import JoinedTile, TiledLatents, share_noise
 from studio.errors import OutOfMemory
 from studio.types import Enough, GenerationRequest, UpscaleReport
 from studio.upscaling.enlarged import Enlarged
-from studio.upscaling.measures import SHOWN_SIDE_PIXELS, Seam, find_seams, psnr, seam_at
+from studio.upscaling.measures import SHOWN_SIDE_PIXELS, Seam, fidelity, find_seams, seam_at
 from studio.upscaling.tiles import Grid, Tile, lay
 
 CONTEXT_PIXELS = 32
@@ -97,7 +97,7 @@ def upscale_picture(work: Work) -> tuple[Drawn, UpscaleReport] | None:
         num_refined=num_refined,
         seam_ratio=seams.ratio,
         worst_seam=seams.worst,
-        psnr=psnr(drawn.image, work.enlarged.source),
+        psnr=fidelity(drawn.image, work.enlarged.source),
         seam_ratio_before=before,
     )
 

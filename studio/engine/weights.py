@@ -14,7 +14,7 @@ from safetensors import safe_open
 from studio.catalog import Catalog
 from studio.engine.hub import (
     DELTA_NAMES,
-    LORA_NAMES,
+    LORA_NAME,
     Choose,
     Hub,
     Say,
@@ -27,7 +27,7 @@ from studio.engine.hub import (
 from studio.errors import ModelUnavailable, UnsafeFile
 from studio.perflow import DeltaWeights
 from studio.perflow.safefile import read_tensors
-from studio.types import AcceleratorSpec, ControlSpec, DeltaSpec, ModelSpec
+from studio.specs import AcceleratorSpec, ControlSpec, DeltaSpec, ModelSpec
 
 
 class Weights:
@@ -92,9 +92,15 @@ class Weights:
         return DeltaWeights.read(path, variant=accelerator.variant, spec=accelerator.delta)
 
     def lora(self, accelerator: AcceleratorSpec, say: Say) -> Path:
-        """The safetensors file of a LoRA."""
-        folder = self._files(accelerator, lambda names: [name for name in names if name in LORA_NAMES], say)
-        return folder if folder.is_file() else folder / LORA_NAMES[0]
+        """The safetensors file of a LoRA. Raises `ModelUnavailable`, and `UnsafeFile` for any other kind of file."""
+        wanted = accelerator.file or LORA_NAME
+        folder = self._files(accelerator, lambda names: [name for name in names if name == wanted], say)
+        path = folder if folder.is_file() else folder / wanted
+        if path.suffix != ".safetensors":
+            raise UnsafeFile(f"{accelerator.title}: expected a safetensors file, got '{path.name}'; convert it first.")
+        if not path.is_file():
+            raise _not_in_assets(accelerator.title, f"{accelerator.source}/{wanted}", self._assets_dir)
+        return path
 
     def _files(self, accelerator: AcceleratorSpec, choose: Choose, say: Say) -> Path:
         source = accelerator.source or ""
@@ -107,10 +113,10 @@ class Weights:
 
     def _cached_files(self, accelerator: AcceleratorSpec, choose: Choose) -> Path | None:
         infix = f".{accelerator.variant}" if accelerator.variant else ""
-        names = [*DELTA_NAMES, *LORA_NAMES, f"diffusion_pytorch_model{infix}.safetensors"]
+        names = [*DELTA_NAMES, accelerator.file or LORA_NAME, f"diffusion_pytorch_model{infix}.safetensors"]
         for name in choose(names):
             if path := self._hub.cached(accelerator.source or "", name):
-                return path.parent
+                return Path(str(path).removesuffix(name))
         return None
 
     def _subtract(self, accelerator: AcceleratorSpec, base: ModelSpec, say: Say) -> DeltaWeights:
@@ -174,7 +180,7 @@ class Weights:
         return self._hub.download(control.source, control.revision, choose, say) / subfolder
 
     def _control_is_on_disk(self, control: ControlSpec) -> bool:
-        offline = Weights(self._catalog, Hub(self._hub.cache, offline=True), self._assets_dir)
+        offline = self._offline()
         if control.kind == "controlnet":
             return offline.controlnet(control, _silent).is_dir()
         return offline.ip_adapter(control, _silent).is_file() and offline.image_encoder(control, _silent).is_dir()
@@ -209,10 +215,15 @@ class Weights:
         if accelerator.minus:
             base = self._catalog.model(accelerator.minus)
             return self._model_is_on_disk(base) and self._model_is_on_disk(self._whole_pipeline(accelerator, base))
+        if accelerator.kind == "lora":
+            return self._offline().lora(accelerator, _silent).is_file()
         if local := self._local(accelerator.source or ""):
             return local.is_file() or any(local.glob("*.safetensors*"))
-        choose = _delta_files(accelerator.variant) if accelerator.kind == "perflow_delta" else list
-        return self._cached_files(accelerator, choose) is not None
+        return self._cached_files(accelerator, _delta_files(accelerator.variant)) is not None
+
+    def _offline(self) -> Weights:
+        """The same, but it never asks the network."""
+        return Weights(self._catalog, Hub(self._hub.cache, offline=True), self._assets_dir)
 
     def _local(self, source: str) -> Path | None:
         """A source below the assets folder, or the owner's own path."""

@@ -27,7 +27,7 @@ from safetensors.torch import save
 from studio.errors import IncompatibleWeights, ModelUnavailable, UnsafeFile
 from studio.perflow.prediction import EPSILON_HEADS, HEADS
 from studio.perflow.safefile import read_header, read_sharded, read_tensors
-from studio.types import DeltaSpec, Family
+from studio.specs import DeltaSpec, Family
 
 OWN_NAME = "perflow_delta"
 MAX_SHARD_BYTES = 9_500_000

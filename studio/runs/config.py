@@ -18,7 +18,7 @@ from types import MappingProxyType, UnionType
 from typing import Any, Literal
 
 from studio.errors import InvalidRequest
-from studio.types import Family
+from studio.specs import Family
 
 Method = Literal["perflow", "rectified", "lcm", "pcm", "diffusion", "controlnet"]
 FORMAT = 1
@@ -92,6 +92,9 @@ class TrainingConfig:
         "is baked in.", advanced=True)  # fmt: skip
     trained_guidance: float = _choice(7.5, "The teacher's guidance scale when guidance is fixed, and the highest one "
                                       "LCM and PCM draw.", low=1.0, high=15.0, advanced=True)  # fmt: skip
+    error_at: Literal["end", "answer"] = _choice(
+        "end", "Where PeRFlow's error counts: at the window's end that the answer leads to, so that noisy windows "
+        "weigh more; or in the answer itself, as in the paper.", advanced=True)  # fmt: skip
     teacher_solver: Literal["ddim", "dpmpp", "probe"] = _choice(
         "ddim", "How the teacher walks a window; probe measures both at equal network calls before the first step and "
         "takes the better.", advanced=True)  # fmt: skip

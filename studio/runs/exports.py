@@ -23,8 +23,9 @@ from studio.conditions import Annotator
 from studio.errors import CatalogError, InvalidRequest
 from studio.runs.config import read_fields
 from studio.runs.folder import RunFolder
+from studio.specs import AcceleratorSpec, ControlSpec, DeltaSpec, Family, ModelSpec
 from studio.storage import write_whole
-from studio.types import MAX_GUIDANCE, MAX_STEPS, AcceleratorSpec, ControlSpec, DeltaSpec, Family, ModelSpec
+from studio.types import MAX_GUIDANCE, MAX_STEPS
 
 NAME = "export.json"
 FORMAT = 1

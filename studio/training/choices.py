@@ -20,7 +20,7 @@ from studio.errors import InvalidRequest, NotFound
 from studio.runs.config import BaseModel, DatasetRef, TrainingConfig
 from studio.runs.recipes import TrainingRecipe, load_recipes
 from studio.settings import Settings
-from studio.types import ModelSpec
+from studio.specs import ModelSpec
 
 TABLETOP = DatasetRef(id="tabletop", kind="tabletop", title="Tabletop scenes")
 _TABLETOP_ID = re.compile(r"tabletop(?::(endless|[1-9][0-9]{0,6}))?")

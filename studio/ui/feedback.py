@@ -10,7 +10,8 @@ import logging
 from html import escape
 
 from studio.errors import InvalidRequest, StudioError
-from studio.types import GenerationRequest, GenerationResult, Loading, ModelSpec, StepDone, Waiting
+from studio.specs import ModelSpec
+from studio.types import GenerationRequest, GenerationResult, Loading, StepDone, Waiting
 from studio.ui.windows_view import plural, where_in_words
 
 LOG = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from gradio.blocks import Block
 from gradio.components import Component
 
 from studio.errors import InvalidRequest
-from studio.types import AcceleratorSpec, GenerationRequest, Guidance, ModelSpec
+from studio.specs import AcceleratorSpec, ModelSpec
+from studio.types import GenerationRequest, Guidance
 from studio.ui.feedback import availability, field_error_html, licence_html
 from studio.ui.schedule_field import ScheduleField
 from studio.ui.windows_view import plural

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 NO_PLAN = '<p class="facts"><span>The plan is back as soon as every value makes sense.</span></p>'
 LISTS_EVERY_SECONDS = 5
 QUIETLY: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# A choice made while the one before is still being answered must not be dropped, which is gradio's default.
+LATEST: dict[str, Any] = {**QUIETLY, "trigger_mode": "always_last"}
 
 
 def connect_form(form: Form, services: Services) -> None:
@@ -46,9 +48,9 @@ def connect_form(form: Form, services: Services) -> None:
     for field in ("accelerator", "accelerator_strength", "steps", "guidance", "width", "height"):
         touched = _listeners(form.components_of(field), "input")
         gr.on(touched, partial(act.mark, field), form.set_by_hand, form.set_by_hand, **QUIETLY)
-    form.model.input(act.change_model, everything, [*outputs, *form.facts], **QUIETLY)
-    form.accelerator.input(act.change_accelerator, everything, [*outputs, *form.facts], **QUIETLY)
-    form.schedule.mode.input(act.change_mode, everything, list(form.schedule.components), **QUIETLY)
+    form.model.input(act.change_model, everything, [*outputs, *form.facts], **LATEST)
+    form.accelerator.input(act.change_accelerator, everything, [*outputs, *form.facts], **LATEST)
+    form.schedule.mode.input(act.change_mode, everything, list(form.schedule.components), **LATEST)
     form.presets.select(act.apply_preset, everything, form.outputs, **QUIETLY)
     _follow_catalogue(form, act)
     form.follow_advice.click(act.follow, everything, [*outputs, form.set_by_hand], **QUIETLY)

@@ -13,14 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from studio.types import (
-    MAX_ACCELERATOR_STRENGTH,
-    MAX_IMAGES,
-    MAX_STEPS,
-    AcceleratorSpec,
-    GenerationRequest,
-    ModelSpec,
-)
+from studio.specs import AcceleratorSpec, ModelSpec
+from studio.types import MAX_ACCELERATOR_STRENGTH, MAX_IMAGES, MAX_STEPS, GenerationRequest
 from studio.ui.feedback import availability
 from studio.ui.form import (
     ADJUSTABLE,

@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from studio.ui import api, control, gallery, multiview, text_to_image, theme, train, upscale
+from studio.ui import gallery, text_to_image, theme
+from studio.ui.api import endpoints
+from studio.ui.compare import tab as compare
+from studio.ui.control import tab as control
 from studio.ui.destinations import Destination, SettingsTaker, Source, connect, either
+from studio.ui.multiview import tab as multiview
 from studio.ui.plain_html import plain_html
 from studio.ui.schedule_field import shades_css
+from studio.ui.train import tab as train
+from studio.ui.upscale import tab as upscale
 
 if TYPE_CHECKING:
     from studio.services import Services
@@ -38,6 +44,8 @@ def build(services: Services) -> gr.Blocks:
                 followed, following, places = control.build_control(services, control_tab)
             with gr.Tab(upscale.TITLE, id=upscale.TAB_ID):
                 enlarged, enlarging, larger = upscale.build_upscale(services, starter, tabs)
+            with gr.Tab(compare.TITLE, id=compare.TAB_ID) as compare_tab:
+                compared, duel = compare.build_compare(services, compare_tab)
             views, sheets, of_views = _build_views(services)
             settings = settings_of(plain, following, enlarging, views)
             with gr.Tab(train.TITLE, id=train.TAB_ID) as train_tab:
@@ -51,8 +59,9 @@ def build(services: Services) -> gr.Blocks:
             return {**settings.take(request), tabs: gr.Tabs(selected=settings.tab_for(request))}
 
         again = Destination(title="Use these settings", tab_id=settings.tab_id, outputs=settings.outputs, receive=reuse)
-        connect([drawn, followed, enlarged, *sheets, kept], [again, *places, larger, *of_views], tabs)
-        api.register(services)
+        places = [again, *places, larger, duel, *of_views]
+        connect([drawn, followed, enlarged, *compared, *sheets, kept], places, tabs)
+        endpoints.register(services)
     return page
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-SHEETS = ("studio.css", "train.css")
+SHEETS = ("studio.css", "train.css", "compare.css")
 STOPS = ("#6d4df2", "#b650cf", "#ef6a70", "#f4a41c")
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif")
 MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")

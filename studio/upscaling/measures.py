@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from studio.pixels import psnr
 from studio.upscaling.enlarged import Enlarged
 from studio.upscaling.tiles import GRAIN_PIXELS, Grid, Line
 
@@ -30,7 +31,6 @@ FAINT_ENERGY = 4.0
 SHARPER = 2.0
 """How much more energy than in the enlarged input an edge of the picture may have once it is refined."""
 GRID_SHOWS = 1.5
-MAX_PSNR = 99.0
 SHOWN_SIDE_PIXELS = 1024
 MILD, STRONG = (246, 178, 60), (214, 40, 57)
 
@@ -103,11 +103,9 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(values)) if len(values) else 0.0
 
 
-def psnr(picture: Image.Image, source: Image.Image) -> float:
-    """A result, shrunk to the size of its input, against that input: dB, at most 99."""
-    shrunk = picture.resize(source.size, Image.Resampling.LANCZOS)
-    error = np.square(np.asarray(shrunk, np.float32) - np.asarray(source.convert("RGB"), np.float32)).mean()
-    return MAX_PSNR if error == 0 else min(MAX_PSNR, 10 * math.log10(255**2 / float(error)))
+def fidelity(picture: Image.Image, source: Image.Image) -> float:
+    """A result, shrunk to the size of its input, against that input: PSNR in dB, at most 99."""
+    return psnr(picture.resize(source.size, Image.Resampling.LANCZOS), source)
 
 
 def heat_map(picture: Image.Image, seams: Sequence[Seam], threshold: float) -> Image.Image:

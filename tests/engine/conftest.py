@@ -170,7 +170,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
         is_v = family == "sd21"
         models += MODEL.format(family=family, prediction_type="v_prediction" if is_v else "epsilon")
         accelerators += ACCELERATORS.format(family=family, head="v_prediction" if is_v else "ddim_eps")
-    for id in ("ddim", "dpmpp"):
+    for id in ("ddim", "dpmpp", "euler", "tcd"):
         accelerators += PLAIN.format(id=id)
     controls = "".join((CONTROLS + SECOND_ADAPTER).format(family=family) for family in FAMILIES)
     (folder / "multiview.toml").write_text(VIEWS, encoding="utf-8")

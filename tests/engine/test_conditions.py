@@ -162,7 +162,7 @@ def test_every_image_of_a_batch_comes_out_the_same_alone(engine, ask: Ask, lines
 # --- image to image, inpainting -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("accelerator", ["perflow-sd15", "lcm-sd15", "ddim", "dpmpp"])
+@pytest.mark.parametrize("accelerator", ["perflow-sd15", "lcm-sd15", "ddim", "dpmpp", "euler", "tcd"])
 def test_image_to_image_runs_the_last_steps_with_every_sampler(engine, ask: Ask, photo: str, accelerator: str):
     request = ask(accelerator=accelerator, steps=8, initial=InitialImage(image=photo, strength=0.5))
     events = list(engine.generate(request))
@@ -198,14 +198,17 @@ def _round_trip(engine: DiffusionEngine, photo: str) -> np.ndarray:
         return np.asarray(to_image(vae.decode(latents).sample[0])).astype(int)
 
 
-def test_an_untrained_walk_from_a_noised_picture_is_the_stock_image_to_image(engine, ask: Ask, photo: str):
+@pytest.mark.parametrize("accelerator", ["ddim", "euler", "tcd"])
+def test_an_untrained_walk_from_a_noised_picture_is_the_stock_image_to_image(
+    engine, ask: Ask, photo: str, accelerator: str
+):
     """The same latents as diffusers' own image-to-image pipeline, given the same encoded picture and noise."""
     from diffusers import StableDiffusionImg2ImgPipeline
 
     from studio.engine.beginning import to_pixels
     from studio.engine.fitting import fit
 
-    request = ask(accelerator="ddim", steps=8, guidance=3.0, initial=InitialImage(image=photo, strength=0.5))
+    request = ask(accelerator=accelerator, steps=8, guidance=3.0, initial=InitialImage(image=photo, strength=0.5))
     ours = drawn(engine, request)
     resident = engine._loader._resident
     assert resident is not None
@@ -214,7 +217,7 @@ def test_an_untrained_walk_from_a_noised_picture_is_the_stock_image_to_image(eng
 
     catalog = engine._catalog
     stock.scheduler = make_sampler(
-        resident.noise_schedule, catalog.model("tiny-sd15"), catalog.accelerator("ddim"), None
+        resident.noise_schedule, catalog.model("tiny-sd15"), catalog.accelerator(accelerator), None
     )
     stock.set_progress_bar_config(disable=True)
     with torch.inference_mode():
@@ -227,6 +230,18 @@ def test_an_untrained_walk_from_a_noised_picture_is_the_stock_image_to_image(eng
             generator=torch.Generator().manual_seed(request.seed), output_type="pil",
         ).images[0]  # fmt: skip
     assert np.abs(ours - np.asarray(theirs).astype(int)).max() <= 1
+
+
+def test_inpainting_by_euler_keeps_to_the_pictures_path_in_its_own_coordinates(
+    engine, ask: Ask, photo: str, left_half: str
+):
+    """Euler and DDIM are one solver, so inpainting by them is one picture, up to where they begin and end."""
+    fields = {"steps": 20, "guidance": 1.0, "initial": InitialImage(image=photo, strength=0.8, mask=left_half)}
+    euler, ddim, other = (
+        drawn(engine, ask(accelerator=accelerator, seed=seed, **fields))
+        for accelerator, seed in (("euler", 5), ("ddim", 5), ("ddim", 6))
+    )
+    assert np.abs(euler - ddim).mean() < 0.1 * np.abs(other - ddim).mean()
 
 
 def test_inpainting_leaves_what_the_mask_leaves(engine, ask: Ask, photo: str, left_half: str):

@@ -30,7 +30,8 @@ def differ(one: Image.Image, other: Image.Image) -> bool:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_draws_with_every_accelerator(engine: DiffusionEngine, ask: Ask, family: str):
     pictures = []
-    for accelerator in (f"perflow-{family}", f"lcm-{family}", "ddim", "dpmpp"):
+    plain = ("ddim", "dpmpp", "euler", "tcd")
+    for accelerator in (f"perflow-{family}", f"lcm-{family}", *plain):
         request = ask(family, accelerator=accelerator)
         events = list(engine.generate(request))
         result = result_of(events)
@@ -39,7 +40,7 @@ def test_every_family_draws_with_every_accelerator(engine: DiffusionEngine, ask:
         assert result.images[0].lens == tuple(previews)
         assert result.receipt.plan == engine.plan(request)
         assert result.receipt.num_network_calls == result.receipt.plan.num_network_calls == 8
-        assert (result.receipt.delta_sha256 is None) == (accelerator in ("ddim", "dpmpp"))
+        assert (result.receipt.delta_sha256 is None) == (accelerator in plain)
         assert len(result.receipt.seconds_steps) == 4
         pictures.append(result.images[0].image)
     assert all(picture.size == (64, 64) for picture in pictures)

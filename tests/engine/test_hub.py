@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 from studio.catalog import Catalog
 from studio.engine import hub as hub_module
 from studio.engine.diffusion import DiffusionEngine
-from studio.engine.hub import missing_parts, pipeline_files, weight_files
+from studio.engine.hub import LORA_NAME, Hub, missing_parts, pipeline_files, weight_files
+from studio.engine.weights import Weights
 from studio.errors import ModelUnavailable, UnsafeFile
-from studio.types import AcceleratorSpec, DeltaSpec, Loading, ModelSpec
+from studio.specs import AcceleratorSpec, DeltaSpec, ModelSpec
+from studio.types import Loading
 from tests.engine.conftest import result_of
 from tests.tiny import tiny_delta
 
@@ -150,7 +153,13 @@ def hub_catalog() -> Catalog:
         variant="v0-1",
         delta=DeltaSpec(family="sd15"),
     )
-    return Catalog(models=(model,), accelerators=(delta,))
+    loras = [
+        AcceleratorSpec(
+            id=id, title=id, kind="lora", sampler="lcm", families=("sd15",), source="someone/loras", file=file
+        )
+        for id, file in (("fast", "sd15/fast_4step.safetensors"), ("usual", ""), ("absent", "sd15/other.safetensors"))
+    ]
+    return Catalog(models=(model,), accelerators=(delta, *loras))
 
 
 @pytest.fixture
@@ -158,7 +167,11 @@ def repositories(assets: Path, tmp_path: Path) -> dict[str, Path]:
     """What the stand-in for the hub has to offer."""
     delta = tmp_path / "repositories" / "delta"
     tiny_delta(delta / "diffusion_pytorch_model.v0-1.safetensors", assets / "sd15", family="sd15")
-    return {"someone/model": assets / "sd15", "someone/delta": delta}
+    loras = tmp_path / "repositories" / "loras"
+    (loras / "sd15").mkdir(parents=True)
+    shutil.copy(assets / "lora-sd15" / LORA_NAME, loras / "sd15" / "fast_4step.safetensors")
+    (loras / "sd15" / "fast_8step.safetensors").write_bytes(b"not asked for")
+    return {"someone/model": assets / "sd15", "someone/delta": delta, "someone/loras": loras}
 
 
 @pytest.fixture
@@ -221,6 +234,48 @@ def test_a_hub_model_is_downloaded_with_progress_and_then_used_offline(hub: list
     again = hub_engine(tmp_path, offline=True)
     assert result_of(again.generate(request)).receipt.base_sha256 == result_of(events).receipt.base_sha256
     assert len(hub) == fetched
+
+
+def test_a_lora_in_a_file_of_its_own_name_is_fetched_alone_and_worn(
+    hub: list[str], engine: DiffusionEngine, tmp_path: Path, ask
+):
+    fast = hub_engine(tmp_path, offline=False)
+    request = ask(model="hub-model", accelerator="fast")
+    assert not fast.is_on_disk("fast")
+    drawn = result_of(fast.generate(request))
+    assert [name for name in hub if "step" in name] == ["sd15/fast_4step.safetensors"]
+    known = result_of(engine.generate(ask(accelerator="lcm-sd15")))
+    assert drawn.receipt.delta_sha256 == known.receipt.delta_sha256
+    assert drawn.images[0].image.tobytes() == known.images[0].image.tobytes()
+
+    offline = hub_engine(tmp_path, offline=True)
+    assert [offline.is_on_disk(id) for id in ("fast", "usual", "absent")] == [True, False, False]
+    assert result_of(offline.generate(request)).receipt.delta_sha256 == known.receipt.delta_sha256
+
+
+@pytest.mark.parametrize("id", ["usual", "absent"])
+def test_a_repository_without_the_file_is_said(hub: list[str], tmp_path: Path, ask, id: str):
+    with pytest.raises(ModelUnavailable, match="someone/loras cannot be used: the repository has none of the files"):
+        list(hub_engine(tmp_path, offline=False).generate(ask(model="hub-model", accelerator=id)))
+    assert not any("step" in name for name in hub)
+
+
+def test_a_lora_lies_in_a_folder_by_its_name_and_is_safetensors(assets: Path, tmp_path: Path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    spec = AcceleratorSpec(id="a", title="Mine", kind="lora", sampler="lcm", families=("sd15",), source=str(folder))
+    named = replace(spec, id="b", file="mine.safetensors")
+    pickled = replace(spec, id="c", source=str(folder / "mine.ckpt"))
+    catalog = Catalog(models=(), accelerators=(spec, named, pickled))
+    weights = Weights(catalog, Hub(tmp_path / "cache", offline=True), tmp_path)
+    (folder / "mine.ckpt").write_bytes(b"pickle")
+    shutil.copy(assets / "lora-sd15" / LORA_NAME, folder / "mine.safetensors")
+    assert [weights.is_on_disk(id) for id in "abc"] == [False, True, False]
+    assert weights.lora(named, lambda *_: None) == folder / "mine.safetensors"
+    with pytest.raises(ModelUnavailable, match=r"Mine is not on disk: expected it at '.*pytorch_lora_weights"):
+        weights.lora(spec, lambda *_: None)
+    with pytest.raises(UnsafeFile, match=r"Mine: expected a safetensors file, got 'mine\.ckpt'"):
+        weights.lora(pickled, lambda *_: None)
 
 
 def test_closing_stops_a_download(hub: list[str], tmp_path: Path, ask):

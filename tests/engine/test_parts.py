@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from studio.engine.prompts import PromptEncoder
 from studio.engine.samplers import STABLE_DIFFUSION_SCHEDULE, make_sampler, plan_request
 from studio.errors import InvalidRequest, OutOfMemory
 from studio.perflow import PeRFlowScheduler
-from studio.types import AcceleratorSpec, DeltaSpec, GenerationRequest, Guidance, ModelSpec
+from studio.specs import AcceleratorSpec, DeltaSpec, ModelSpec
+from studio.types import GenerationRequest, Guidance
 from tests.tiny import tiny_pipeline
+
+SAMPLERS = ("perflow", "ddim", "dpmpp", "euler", "lcm", "tcd")
 
 
 def model_spec(**fields: Any) -> ModelSpec:
@@ -46,14 +50,14 @@ def test_leaving_perflow_leaves_its_head_behind():
     )
     assert isinstance(perflow, PeRFlowScheduler)
     assert perflow.config.prediction_type == "diff_eps"
-    for sampler in ("ddim", "dpmpp", "lcm"):
+    for sampler in SAMPLERS[1:]:
         left = make_sampler(perflow.config, model_spec(), accelerator_spec(sampler), None)
         assert left.config.prediction_type == "epsilon"
         v = make_sampler(perflow.config, model_spec(prediction_type="v_prediction"), accelerator_spec(sampler), None)
         assert v.config.prediction_type == "v_prediction"
 
 
-@pytest.mark.parametrize("sampler", ["perflow", "ddim", "dpmpp", "lcm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_bases_noise_schedule_survives(sampler: str):
     config = {**STABLE_DIFFUSION_SCHEDULE, "beta_end": 0.02, "beta_schedule": "linear"}
     made = make_sampler(config, model_spec(), accelerator_spec(sampler), None)
@@ -61,7 +65,7 @@ def test_the_bases_noise_schedule_survives(sampler: str):
     torch.testing.assert_close(made.alphas_cumprod.float(), expected)
 
 
-@pytest.mark.parametrize("sampler", ["perflow", "ddim", "dpmpp", "lcm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 8, 25, 32])
 def test_the_plan_is_the_grid_the_sampler_walks(sampler: str, steps: int):
     spec = accelerator_spec(sampler)
@@ -157,7 +161,7 @@ def test_the_fit_works_on_a_real_vae(tmp_path: Path):
     assert bool(torch.isfinite(weights).all())
 
 
-@pytest.mark.parametrize("sampler", ["perflow", "ddim", "dpmpp", "lcm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_tells_its_predicted_image(sampler: str):
     made = make_sampler(STABLE_DIFFUSION_SCHEDULE, model_spec(), accelerator_spec(sampler), None)
     made.set_timesteps(4)
@@ -166,6 +170,7 @@ def test_every_sampler_tells_its_predicted_image(sampler: str):
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     start = made.timesteps[:1]
     sample = made.add_noise(clean, noise, start)
+    made.scale_model_input(sample, start[0])
     (following,) = made.step(noise, start[0], sample, return_dict=False)
     assert following.shape == sample.shape
     assert predicted.latents is not None
@@ -228,6 +233,9 @@ def test_advice_names_what_is_odd_and_only_that():
     assert "learnt their guidance" in advice(accelerator_spec("perflow"), fixed, guidance=strong)
     assert advice(accelerator_spec("perflow"), DeltaSpec(family="sd15"), guidance=strong) == ""
     assert "a lot for LCM" in advice(accelerator_spec("lcm"), guidance=strong)
+    unguided = replace(accelerator_spec("ddim"), kind="lora", source="x", recommended_guidance=(1.0,))
+    assert "which was made for none" in advice(unguided, guidance=strong)
+    assert "which was made for none" not in advice(unguided, guidance=Guidance(scales=(2.0,)))
     assert "has no effect" in advice(accelerator_spec("ddim"), accelerator_strength=0.5)
     assert "bare model" in advice(accelerator_spec("perflow"), accelerator_strength=0)
     assert "negative prompt" in advice(accelerator_spec("ddim"), negative_prompt="x", guidance=Guidance(scales=(1,)))

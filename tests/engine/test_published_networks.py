@@ -27,7 +27,8 @@ from studio.engine.multiview import WonderEngine
 from studio.inputs import PictureStore
 from studio.networks.wonder3d import grown_from
 from studio.perflow import DeltaWeights, weights_sha256
-from studio.types import DeltaSpec, GenerationRequest, GenerationResult, Guidance
+from studio.specs import DeltaSpec
+from studio.types import GenerationRequest, GenerationResult, Guidance
 from tests.engine.conftest import result_of
 from tests.engine.test_published_layouts import snapshot, thin_unet
 from tests.studio_process import ROOT

@@ -16,7 +16,8 @@ from studio.engine.diffusion import DiffusionEngine
 from studio.inputs import PictureStore
 from studio.runs.exports import Export, accelerator_of, control_of, model_of, read_export, write_export
 from studio.runs.folder import RunFolder
-from studio.types import DeltaSpec, GenerationRequest
+from studio.specs import DeltaSpec
+from studio.types import GenerationRequest
 from tests.engine.conftest import result_of
 from tests.tiny import tiny_controlnet, tiny_delta, tiny_lora, tiny_pipeline_folder
 

@@ -25,7 +25,7 @@ from studio.inputs import PictureStore
 from studio.types import GenerationRequest, GenerationResult, Guidance, StepDone, StepPreview
 from studio.upscaling import tiles
 from studio.upscaling.enlarged import Enlarged
-from studio.upscaling.measures import find_seams, psnr
+from studio.upscaling.measures import fidelity, find_seams
 from studio.upscaling.tiles import lay
 from tests.engine.conftest import MODEL, PLAIN, result_of
 from tests.studio_process import ROOT
@@ -76,13 +76,13 @@ def test_a_picture_of_any_size_comes_out_at_its_multiple_with_its_measures(engin
     report = receipt.upscale
     assert report is not None
     assert (report.num_tiles, report.num_refined) == (4, 4)
-    assert report.psnr == psnr(picture, source)
+    assert report.psnr == fidelity(picture, source)
     seams = find_seams(picture, Enlarged(source=source, factor=2), lay(90, 74, 64, 24))
     assert (report.seam_ratio, report.worst_seam) == (seams.ratio, seams.worst)
     assert (picture_of(engine, enlarge(steps=4)) == np.asarray(picture)).all()
 
 
-@pytest.mark.parametrize("accelerator", ["perflow-sd15", "lcm-sd15", "dpmpp"])
+@pytest.mark.parametrize("accelerator", ["perflow-sd15", "lcm-sd15", "dpmpp", "euler", "tcd"])
 def test_joined_tiles_have_no_seam_and_others_do(
     engine, enlarge, accelerator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

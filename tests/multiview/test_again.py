@@ -23,8 +23,8 @@ from studio.services import Services
 from studio.settings import Settings
 from studio.types import GenerationRequest, GenerationResult
 from studio.ui.destinations import SettingsTaker, either
-from studio.ui.multiview import ViewsOnPage, build_multiview, no_views
-from studio.ui.multiview_layout import Parts, build_inputs, build_result
+from studio.ui.multiview.layout import Parts, build_inputs, build_result
+from studio.ui.multiview.tab import ViewsOnPage, build_multiview, no_views
 from tests.multiview.tiny_views import write_studio
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from studio.errors import IncompatibleWeights
 from studio.networks.wonder3d import MultiviewBlock, grown_from, new_wonder3d, read_wonder3d, stock_config
 from studio.perflow import DeltaWeights, KeptBase
-from studio.types import DeltaSpec
+from studio.specs import DeltaSpec
 
 TINY = {
     "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,

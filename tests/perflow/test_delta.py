@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from studio.errors import IncompatibleWeights, ModelUnavailable, UnsafeFile
 from studio.perflow import DeltaWeights, check_fits, weights_sha256
-from studio.types import DeltaSpec
+from studio.specs import DeltaSpec
 
 SPEC = DeltaSpec(family="sd15", prediction_type="ddim_eps", num_time_windows=4, name="trial", license="mit")
 

@@ -10,7 +10,7 @@ from peft import LoraConfig
 
 from studio.errors import IncompatibleWeights
 from studio.perflow import DeltaWeights, KeptBase, base_weights, mark_merged, merged_with, weights_sha256
-from studio.types import DeltaSpec
+from studio.specs import DeltaSpec
 
 SPEC = DeltaSpec(family="sd15", name="trial")
 

@@ -31,7 +31,7 @@ from studio.runs.exports import Export, write_export
 from studio.runs.folder import RunFolder
 from studio.runs.lease import is_wanted, own_run
 from studio.runs.preflight import PreflightReport, write_report
-from studio.types import DeltaSpec
+from studio.specs import DeltaSpec
 
 COMMAND = (sys.executable, "-m", "tests.runs.fake_trainer")
 STEP_SECONDS = 0.01

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from trainer.checkpoint import load_latest, save_checkpoint
-from trainer.loop import Schedule, train
+from trainer.loop import Progress, Schedule, train
 
 
 class Fit:
@@ -32,6 +33,19 @@ def test_it_learns_within_its_minutes(tmp_path: Path) -> None:
     task = Fit()
     average = train(task, Schedule(minutes=0.02, learning_rate=0.1, warmup_steps=5, ema_decay=0.9), tmp_path)
     assert float(average["weight"]) == pytest.approx(3, abs=0.05)
+
+
+def test_the_first_step_is_off_the_clock(tmp_path: Path) -> None:
+    """Networks are compiled in it, which may take longer than the whole budget."""
+
+    class Compiled(Fit):
+        def loss(self, step: int, generator: torch.Generator) -> torch.Tensor:
+            time.sleep(0.5 if step == 0 else 0)
+            return super().loss(step, generator)
+
+    reports: list[Progress] = []
+    train(Compiled(), Schedule(minutes=0.005, learning_rate=0.1), tmp_path, reports.append)
+    assert reports[-1].step > 1
 
 
 def test_a_resumed_run_goes_on_with_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from studio.errors import IncompatibleWeights, InvalidRequest, ModelUnavailable
 from studio.perflow import DeltaWeights, KeptBase
 from studio.runs.config import BaseModel, DatasetRef, TrainingConfig
-from studio.types import DeltaSpec
+from studio.specs import DeltaSpec
 from tests.tiny import tiny_pipeline_folder
 from trainer import distilling, probe
 from trainer.facts import facts_of

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from studio.perflow.schedule import NoiseSchedule, make_alphas_cumprod, make_betas
+from studio.perflow.prediction import window_map
+from studio.perflow.schedule import NoiseSchedule, broadcast, make_alphas_cumprod, make_betas
 from studio.perflow.windows import TimeWindows
 from trainer.objectives import PeRFlow, Solved, TimeDraw, diffusion_loss
 from trainer.teacher import guided, solve, window_indices
@@ -72,8 +74,6 @@ def test_a_perfect_student_has_no_loss_and_lands_on_the_end(head) -> None:
     objective = PeRFlow(schedule=SCHEDULE, windows=TimeWindows(num_time_windows=4), head=head)
     pairs = solved_by_hand(objective)
     edges = torch.tensor(objective.windows.edges)
-    from studio.perflow.prediction import window_map
-
     across = window_map(head, SCHEDULE.segment(edges[pairs.window], edges[pairs.window + 1]))
     answer = across.target(pairs.z_s, pairs.z_e).float()
 
@@ -82,6 +82,23 @@ def test_a_perfect_student_has_no_loss_and_lands_on_the_end(head) -> None:
 
     assert float(objective.loss(oracle, pairs, torch.Generator().manual_seed(0))) < 1e-8
     assert float(objective.endpoint_errors(oracle, pairs).max()) < 1e-4
+
+
+def test_an_error_counts_where_it_leads_or_in_the_answer_itself() -> None:
+    """At the windows' starts, "end" is the squared distance of the ends, and "answer" that over eta squared."""
+    starts, silence = TimeDraw(at_start=1.0, at_grid=0.0), torch.zeros(8, 4, 2, 2)
+    objective = PeRFlow(schedule=SCHEDULE, windows=TimeWindows(num_time_windows=4), times=starts, error_at="end")
+    pairs, draw = solved_by_hand(objective), torch.Generator()
+    edges = torch.tensor(objective.windows.edges)
+    across = window_map("ddim_eps", SCHEDULE.segment(edges[pairs.window], edges[pairs.window + 1]))
+    missed = (across.end(pairs.z_s, silence) - pairs.z_e).square()
+
+    def silent(z: torch.Tensor, timesteps: torch.Tensor, condition: object) -> torch.Tensor:
+        return silence
+
+    assert float(objective.loss(silent, pairs, draw)) == pytest.approx(float(missed.mean()), rel=1e-5)
+    in_the_answer = replace(objective, error_at="answer").loss(silent, pairs, draw)
+    assert float(in_the_answer) == pytest.approx(float((missed / broadcast(across.eta, missed) ** 2).mean()), rel=1e-5)
 
 
 def test_the_untrained_student_is_ddim_over_the_window() -> None:

@@ -6,6 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from studio.catalog import Catalog
+from studio.engine.fake import FakeEngine
+from studio.gpu import DeviceLease
+from studio.history import History
+from studio.services import Services
+from studio.settings import Settings
 from tests.ui.running import BROWSER_ARGUMENTS, find_chromium, start_studio
 
 
@@ -27,3 +33,13 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     with playwright.sync_playwright() as driver:
         yield driver.chromium.launch(executable_path=executable, args=BROWSER_ARGUMENTS)
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """The services of a studio with the fake engine, without a page."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("studio"))
+    catalog = Catalog.load(settings.presets_dir)
+    with History(settings.data_dir, served_dir=settings.served_dir) as history:
+        engine = FakeEngine(catalog, step_seconds=0.001, open_picture=history.inputs.open)
+        yield Services(settings, catalog, engine, history, DeviceLease())

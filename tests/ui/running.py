@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 from queue import Empty, Queue
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BROWSER_ARGUMENTS = [
@@ -51,3 +52,21 @@ def start_studio(
 def find_chromium() -> str | None:
     """The browser to drive, or `None`."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def watched(page: Any, timeout_milliseconds: int) -> Any:
+    """A page with every request it makes in `page.requested` and every script error in `page.broken`."""
+    page.requested, page.broken = [], []
+    page.on("request", lambda request: page.requested.append(request.url))
+    page.on("pageerror", lambda error: page.broken.append(str(error)))
+    page.set_default_timeout(timeout_milliseconds)
+    return page
+
+
+def open_tab(page: Any, title: str) -> None:
+    """A tab, from the menu where the page is too narrow for all."""
+    tab = page.locator(f"role=tab[name='{title}']")
+    if not tab.is_visible():
+        page.click(".overflow-menu > button")
+        tab = page.locator(f".overflow-dropdown button:has-text('{title}')")
+    tab.click()

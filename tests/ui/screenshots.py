@@ -2,7 +2,7 @@
 
 Starts a studio of its own with an empty data folder, draws with fixed seeds, and looks at it as a person would: at a
 desktop and on a phone, in light and dark, empty, while drawing, with a result, and in the gallery; follows a map,
-enlarges, draws views; then trains for real (`--train-steps 0` leaves that out) and looks at the run.
+enlarges, draws views, compares; then trains for real (`--train-steps 0` leaves that out) and looks at the run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.ui.running import BROWSER_ARGUMENTS, REPOSITORY, find_chromium, start_studio
+from tests.ui.running import BROWSER_ARGUMENTS, REPOSITORY, find_chromium, open_tab, start_studio
 from trainer.tabletop.objects import frame_of, object_scene, views_of
 
 DESKTOP, PHONE = {"width": 1440, "height": 960}, {"width": 390, "height": 844}
@@ -109,20 +109,42 @@ def take_following(browser: Browser, url: str, out: Path) -> None:
         page.click("#multiview-generate")
         page.click("#multiview-make:visible")
         shoot(page, "#multiview-turntable img", out / "multiview.png")
+    take_comparing(browser, url, out)
     for name in ("control", "upscale", "multiview"):
         with page_of(browser, url, PHONE) as page:
             open_tab(page, name.title())
+            page.wait_for_timeout(1500)
             page.screenshot(path=out / f"{name}-phone.png")
 
 
-def open_tab(page: Page, title: str) -> None:
-    """A tab, from the menu where the page is too narrow for all."""
-    tab = page.locator(f"role=tab[name='{title}']")
-    if not tab.is_visible():
-        page.click(".overflow-menu > button")
-        tab = page.locator(f".overflow-dropdown button:has-text('{title}')")
-    tab.click()
+def take_comparing(browser: Browser, url: str, out: Path) -> None:
+    """The Compare tab after a duel and a grid over seeds: at a desktop, all of it, then on a phone."""
+    with page_of(browser, url, DESKTOP) as page:
+        page.set_default_timeout(600_000)
+        duel(page)
+        page.click("[data-pick=seeds]")
+        page.wait_for_selector("#compare-grid-sheet:visible")
+        page.wait_for_timeout(2000)
+        page.screenshot(path=out / "compare.png", full_page=True)
+    with page_of(browser, url, PHONE) as page:
+        page.set_default_timeout(600_000)
+        duel(page)
+        page.click("#compare-view label:has-text('Slider')")
+        page.wait_for_selector(".ab")
+        page.locator("#compare-looks").scroll_into_view_if_needed()
+        page.wait_for_timeout(1500)
+        page.screenshot(path=out / "compare-phone.png")
+
+
+def duel(page: Page) -> None:
+    """LCM against PeRFlow against the teacher, up to the numbers."""
+    open_tab(page, "Compare")
     page.wait_for_timeout(1500)
+    page.fill("#compare-prompt textarea", PROMPTS[0])
+    page.fill("#compare-seed input", "1")
+    page.press("#compare-seed input", "Tab")
+    page.click("#compare-generate")
+    page.wait_for_selector("#compare-looks:visible")
 
 
 def shoot(page: Page, selector: str, path: Path) -> None:
@@ -151,7 +173,7 @@ def one_thing(folder: Path) -> Path:
 
 def open_train(page: Page) -> None:
     """The Train tab, ready."""
-    page.click("role=tab[name='Train']")
+    open_tab(page, "Train")
     page.wait_for_selector("#train-start:visible")
     page.wait_for_timeout(2500)
 

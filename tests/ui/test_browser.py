@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
+from tests.ui.running import open_tab, watched
+
 pytestmark = pytest.mark.browser
 PROMPT = "#text-to-image-prompt textarea"
 WATCH_PREVIEWS = """() => {
@@ -30,11 +32,7 @@ def desktop(browser) -> Iterator:
 @pytest.fixture
 def page(browser, desktop, studio_url: str) -> Iterator:
     """A fresh page, with every request it makes in `page.requested` and every script error in `page.broken`."""
-    page = desktop.new_page()
-    page.requested, page.broken = [], []
-    page.on("request", lambda request: page.requested.append(request.url))
-    page.on("pageerror", lambda error: page.broken.append(str(error)))
-    page.set_default_timeout(40_000)
+    page = watched(desktop.new_page(), 40_000)
     open_studio(page, studio_url)
     yield page
     page.close()
@@ -231,7 +229,7 @@ def test_fits_a_phone(browser, studio_url: str, scheme) -> None:
     page.click("[data-pick=example]")
     page.wait_for_selector("img.result")
     for tab in ("Text to image", "Gallery"):
-        page.click(f"role=tab[name='{tab}']")
+        open_tab(page, tab)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()

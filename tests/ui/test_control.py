@@ -20,9 +20,9 @@ from studio.history import History
 from studio.services import Services
 from studio.settings import Settings
 from studio.types import GenerationRequest
-from studio.ui.control import ControlDrawing, build_control, with_errors_of_pictures
-from studio.ui.control_examples import example_request, examples, examples_html
-from studio.ui.control_layout import build_control_fields
+from studio.ui.control.examples import example_request, examples, examples_html
+from studio.ui.control.layout import build_control_fields
+from studio.ui.control.tab import ControlDrawing, build_control, with_errors_of_pictures
 from studio.ui.destinations import either
 from studio.ui.editor_pictures import background, drawn_picture, painted
 from studio.ui.form_layout import build_form

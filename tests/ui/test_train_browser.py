@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_api_training import a_zip
-from tests.ui.running import start_studio
+from tests.ui.running import open_tab, start_studio, watched
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 WAIT_MILLISECONDS = 120_000
@@ -32,11 +32,7 @@ def studio_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def page(browser, studio_url: str) -> Iterator:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
-    page = context.new_page()
-    page.requested, page.broken = [], []
-    page.on("request", lambda request: page.requested.append(request.url))
-    page.on("pageerror", lambda error: page.broken.append(str(error)))
-    page.set_default_timeout(WAIT_MILLISECONDS)
+    page = watched(context.new_page(), WAIT_MILLISECONDS)
     open_train(page, studio_url)
     yield page
     context.close()
@@ -45,7 +41,7 @@ def page(browser, studio_url: str) -> Iterator:
 def open_train(page, url: str) -> None:
     page.goto(url)
     page.wait_for_selector(".generate-button")
-    page.click("role=tab[name='Train']")
+    open_tab(page, "Train")
     page.wait_for_selector("#train-start:visible")
     page.wait_for_timeout(500)
 

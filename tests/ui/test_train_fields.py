@@ -13,8 +13,8 @@ from studio.errors import InvalidRequest
 from studio.runs.config import METHODS, TrainingConfig
 from studio.runs.recipes import load_recipes
 from studio.settings import Settings
-from studio.ui.train_fields import MAIN, Fields, grouped, is_relevant, specs
-from studio.ui.train_form import build_folded_fields, build_main_fields, joined
+from studio.ui.train.fields import MAIN, Fields, grouped, is_relevant, specs
+from studio.ui.train.form import build_folded_fields, build_main_fields, joined
 from tests.ui.written_runs import config
 
 RECIPES = load_recipes(Settings.presets_dir)

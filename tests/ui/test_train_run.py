@@ -17,9 +17,9 @@ from studio.runs.folder import RunFolder, RunsFolder
 from studio.runs.launch import Launcher
 from studio.settings import Settings
 from studio.training import TrainingServices
-from studio.ui.train import _build_left
-from studio.ui.train_run import RunActions, RunPanel, build_run, offered
-from studio.ui.train_start import StartActions
+from studio.ui.train.run import RunActions, RunPanel, build_run, offered
+from studio.ui.train.start import StartActions
+from studio.ui.train.tab import _build_left
 from studio.ui.uploads import uploaded_files
 from tests.ui.written_runs import config, write_end, write_result, write_start, write_steps
 

@@ -10,10 +10,10 @@ import pytest
 from studio.runs.digest import RunDigest, RunFollower
 from studio.runs.events import Failed, Finished, Phase, SampleSaved, Started, Stopped, Validated, Warned
 from studio.runs.folder import RunFolder, RunsFolder
-from studio.ui import train_view
 from studio.ui.theme import window_colour
-from studio.ui.train_samples import samples_html, scrubber_html
-from studio.ui.train_view import RunState, duration_in_words, head_html, outcome_in_words, phase_in_words
+from studio.ui.train import view
+from studio.ui.train.samples import samples_html, scrubber_html
+from studio.ui.train.view import RunState, duration_in_words, head_html, outcome_in_words, phase_in_words
 from tests.ui import written_runs
 from tests.ui.written_runs import PROMPTS, UNTRAINED, append, config, write_end, write_start, write_steps
 
@@ -95,7 +95,7 @@ def test_errors_above_the_start_are_said_while_it_trains() -> None:
 def test_each_window_has_its_colour_its_curve_and_the_untrained_level(run: RunFolder) -> None:
     write_start(run, when=0.0)
     write_steps(run, 1, 40, when=0.0)
-    html = train_view.windows_html(digest_of(run), run.config())
+    html = view.windows_html(digest_of(run), run.config())
     charts = html.split('<figure class="window-chart"')[1:]
     assert len(charts) == len(UNTRAINED)
     for window, chart in enumerate(charts):
@@ -125,9 +125,9 @@ def test_the_same_warning_stands_once(run: RunFolder) -> None:
 def test_a_run_without_steps_has_nothing_broken_in_it(run: RunFolder) -> None:
     digest = digest_of(run)
     html = "".join((
-        head_html(run.config(), RunState(name="queued"), digest), train_view.windows_html(digest, run.config()),
-        train_view.loss_html(digest, run.config()), train_view.numbers_html(digest, run.config()),
-        scrubber_html(digest, None), samples_html(digest, run.samples_dir, None), train_view.log_html(""),
+        head_html(run.config(), RunState(name="queued"), digest), view.windows_html(digest, run.config()),
+        view.loss_html(digest, run.config()), view.numbers_html(digest, run.config()),
+        scrubber_html(digest, None), samples_html(digest, run.samples_dir, None), view.log_html(""),
     ))  # fmt: skip
     assert "None" not in html
     assert "nan" not in html
@@ -158,5 +158,5 @@ def test_a_sample_is_read_from_the_samples_folder_or_not_at_all(run: RunFolder, 
 
 
 def test_the_log_is_text_not_markup() -> None:
-    html = train_view.log_html("<script> \x1b[A\x1b[31mred\x1b[0m")
+    html = view.log_html("<script> \x1b[A\x1b[31mred\x1b[0m")
     assert "&lt;script&gt; red" in html

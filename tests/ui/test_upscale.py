@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,32 +10,18 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from studio.catalog import Catalog
 from studio.conditions import InitialImage, ViewsOf
-from studio.engine.fake import FakeEngine
-from studio.gpu import DeviceLease
-from studio.history import History
 from studio.services import Services
-from studio.settings import Settings
 from studio.types import GenerationRequest
 from studio.ui import layout
 from studio.ui.destinations import Destination, SettingsTaker
 from studio.ui.text_to_image import build_text_to_image
-from studio.ui.upscale import Enlarging, build_upscale
+from studio.ui.upscale.tab import Enlarging, build_upscale
 from studio.upscales import TAB
 from tests.test_inputs import photo
 from tests.ui.test_control import after
 
 SESSION: Any = SimpleNamespace(session_hash="a session")
-
-
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    settings = Settings(data_dir=tmp_path_factory.mktemp("studio"))
-    catalog = Catalog.load(settings.presets_dir)
-    with History(settings.data_dir, served_dir=settings.served_dir) as history:
-        engine = FakeEngine(catalog, step_seconds=0.001, open_picture=history.inputs.open)
-        yield Services(settings, catalog, engine, history, DeviceLease())
 
 
 @pytest.fixture(scope="module")

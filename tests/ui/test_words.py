@@ -10,7 +10,8 @@ from PIL import Image
 from studio.errors import InvalidRequest, OutOfMemory
 from studio.perflow.guidance import paper_guidance
 from studio.perflow.windows import TimeWindows, make_plan
-from studio.types import GenerationRequest, Guidance, Loading, ModelSpec, StepPreview, Waiting
+from studio.specs import ModelSpec
+from studio.types import GenerationRequest, Guidance, Loading, StepPreview, Waiting
 from studio.ui import feedback, stage, theme, windows_view
 from studio.ui.schedule_field import FIXED, PAPER, SYNC, list_as_guidance, mode_of, stretched
 

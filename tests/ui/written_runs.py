@@ -32,7 +32,7 @@ from studio.runs.events import (
 from studio.runs.exports import Export, write_export
 from studio.runs.folder import RunFolder
 from studio.runs.preflight import PreflightReport, write_report
-from studio.types import DeltaSpec
+from studio.specs import DeltaSpec
 
 BASE = BaseModel(id="tabletop", family="tabletop", source="/nowhere")
 UNTRAINED = (0.062, 0.048, 0.031, 0.022)

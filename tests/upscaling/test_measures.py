@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from studio.pixels import MAX_PSNR
 from studio.upscaling.enlarged import Enlarged
-from studio.upscaling.measures import MAX_PSNR, find_seams, heat_map, psnr
+from studio.upscaling.measures import fidelity, find_seams, heat_map
 from studio.upscaling.tiles import Grid, lay
 
 
@@ -71,9 +72,9 @@ def test_one_tile_has_no_seam() -> None:
 
 
 def test_fidelity_falls_with_what_is_changed() -> None:
-    assert psnr(SOURCE, SOURCE) == MAX_PSNR
-    kept = psnr(ENLARGED.whole(), SOURCE)
-    changed = psnr(with_tiles(GRID, 12, faded=True), SOURCE)
+    assert fidelity(SOURCE, SOURCE) == MAX_PSNR
+    kept = fidelity(ENLARGED.whole(), SOURCE)
+    changed = fidelity(with_tiles(GRID, 12, faded=True), SOURCE)
     assert kept > 35 > changed > 15
 
 

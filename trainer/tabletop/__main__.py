@@ -1,9 +1,9 @@
 """`python -m trainer.tabletop STAGE`: trains the built-in models, stage by stage, from nothing but seeds.
 
-Stages, in order: scenes, vae, clip, judge, reader, latents, teacher, perflow, perflow-lora, rectified, lcm, pcm,
-decoder, maps, canny, depth, pose, tile, ip-adapter, multiview, export. Each says what it costs before it starts, goes
-on where it stopped, and may be repeated with more `--minutes`. On a machine that has none of the work yet, `take-up`
-first turns the shipped weights back into results, so that training goes on from them.
+Stages, in order: scenes, vae, clip, judge, reader, latents, teacher, perflow, perflow-fixed, perflow-lora, rectified,
+pcm, lcm, decoder, maps, canny, depth, pose, tile, ip-adapter, multiview, export. Each says what it costs before it
+starts, goes on where it stopped, and may be repeated with more `--minutes`. On a machine that has none of the work yet,
+`take-up` first turns the shipped weights back into results, so that training goes on from them.
 """
 
 from __future__ import annotations

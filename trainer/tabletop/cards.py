@@ -1,6 +1,6 @@
 """Model cards: what each shipped folder is, what it was made from and by which command, and how good it measured.
 
-Facts come from the recipe's `facts.json` and from `benchmarks/results/quality.md`; nothing here is typed in by hand.
+Facts come from the recipe's `facts.json` and from the report of `make paper`; nothing here is typed in by hand.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import json
 from pathlib import Path
 
 from studio.runs.config import METHODS
-from trainer.tabletop.distillation import RACE, folder_of
+from trainer.tabletop.distillation import FIXED, FIXED_STAGE, RACE, folder_of
 
 LICENCE = "mit"
-QUALITY, TRANSFER = Path("benchmarks/results/quality.md"), Path("benchmarks/results/transfer.md")
+QUALITY, TRANSFER = Path("docs/paper/table.md"), Path("benchmarks/results/transfer.md")
+_COMMANDS = {QUALITY: "make paper", TRANSFER: "python -m benchmarks.transfer"}
 _MEASURED_BY = {
     **dict.fromkeys(("judge", "tabletop-clip"), None),
     **dict.fromkeys(("tabletop-controls", "tabletop-ip-adapter", "tabletop-multiview"), TRANSFER),
@@ -33,11 +34,17 @@ nothing else.""",
 windows, CFG-sync. Add it to Tabletop or to anything fine-tuned from it and sample with `PeRFlowScheduler`.""",
         ("perflow",),
     ),
+    folder_of(FIXED_STAGE): (
+        "PeRFlow for Tabletop with guidance in its weights, LoRA",
+        f"""PeRFlow under a teacher guided at {FIXED.trained_guidance:g} (CFG-fixed): a LoRA of rank {FIXED.lora_rank}
+beside Tabletop. A step is one network call; a negative prompt needs guidance above 1.""",
+        (FIXED_STAGE,),
+    ),
     **{
         folder_of(stage): (
             f"{config.name}, LoRA",
-            f"""{METHODS[config.method]} A LoRA of rank {config.lora_rank} beside Tabletop, one of four trained
-at the same rank, learning rate and batch size for the same time, to be compared with one another.""",
+            f"""{METHODS[config.method]} A LoRA of rank {config.lora_rank} beside Tabletop, one of {len(RACE)}
+trained at the same rank, learning rate and batch size for the same time, to be compared with one another.""",
             (stage,),
         )
         for stage, config in RACE.items()
@@ -103,7 +110,7 @@ def write_cards(assets: Path, facts: dict[str, dict], num_scenes: int) -> None:
             card = _card(title, about, known, num_scenes)
             report = _MEASURED_BY.get(name, QUALITY)
             if report and report.exists():
-                card += f"\nBy `python -m benchmarks.{report.stem}`:\n\n{report.read_text()}"
+                card += f"\nBy `{_COMMANDS[report]}`:\n\n{report.read_text()}"
             (assets / name / "README.md").write_text(card)
 
 

@@ -29,17 +29,17 @@ class LatentSet:
 
     def draw(
         self, count: int, dropout: float, generator: torch.Generator, device: str
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random scaled latents with one wording each; a share `dropout` of the captions is empty."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Random scaled latents, one wording each with a share `dropout` of the captions empty, and the same whole."""
         picks = torch.randint(len(self.posteriors), (count,), generator=generator)
         wording = torch.randint(self.prompts.shape[1], (count,), generator=generator)
         mean, log_variance = self.posteriors[picks].float().chunk(2, dim=1)
         noise = torch.randn(mean.shape, generator=generator)
         latents = (mean + noise * (0.5 * log_variance.clamp(-30, 20)).exp()) * self.scaling_factor
-        prompts = self.prompts[picks, wording].float()
+        whole = self.prompts[picks, wording].float()
         dropped = torch.rand(count, generator=generator) < dropout
-        prompts[dropped] = self.empty.float()
-        return latents.to(device), prompts.to(device)
+        prompts = torch.where(dropped[:, None, None], self.empty.float(), whole)
+        return latents.to(device), prompts.to(device), whole.to(device)
 
 
 def network_of(unet: Any, device: str) -> Network:
@@ -58,7 +58,7 @@ class TeacherTask:
 
     def loss(self, step: int, generator: torch.Generator) -> torch.Tensor:
         """One batch of the ordinary diffusion loss."""
-        latents, prompts = self.data.draw(self.batch, 0.1, generator, self.device)
+        latents, prompts, _ = self.data.draw(self.batch, 0.1, generator, self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         strata = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator)) / self.batch
         timesteps = 1 + (strata * self.schedule.num_train_timesteps).long().clamp(

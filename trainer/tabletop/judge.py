@@ -1,9 +1,7 @@
-"""The judge: a small classifier, trained apart from every generator, that says what a picture shows.
+"""Teaching and asking the judge (studio.networks.judge): labels of scenes, its training, shares of attributes found.
 
-It reads which (shape, colour) pairs are present, the material of each shape, the floor, the sky and the number of
-things. Every cell of an 8 x 8 map votes for pairs and the strongest vote counts, so a colour stays bound to its shape.
-Its pooled features (160 numbers) are those in which Frechet distances are measured. Trained on seeds that no generator
-ever saw. Knows nothing of prompts: `asked` turns a scene into the labels it should find.
+Trained on seeds that no generator ever saw. Knows nothing of prompts: `asked` turns a scene into the labels it should
+find, and `VOCABULARY` is what ships beside its weights, so that the studio can read prompts.
 """
 
 from __future__ import annotations
@@ -13,58 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from studio.adherence import Vocabulary
+from studio.networks.judge import Judge
 from trainer.tabletop.autoencoder import to_pixels
+from trainer.tabletop.captions import FLOOR_WORDS, MATERIAL_WORDS, SHAPE_WORDS, SKY_WORDS
 from trainer.tabletop.precision import autocast
 from trainer.tabletop.scenes import COLOURS, FLOORS, MATERIALS, SHAPES, SKIES, Scene
 
 COLOUR_NAMES = tuple(COLOURS)
 NUM_PAIRS = len(SHAPES) * len(COLOUR_NAMES)
 NUM_SURFACES = len(SHAPES) * len(MATERIALS)
+VOCABULARY = Vocabulary(
+    shapes=SHAPE_WORDS, colours=COLOUR_NAMES, materials=MATERIAL_WORDS, floors=FLOOR_WORDS, skies=SKY_WORDS
+)
 
 
-class Judge(nn.Module):
-    """A residual network on 128 x 128 pixels in [-1, 1]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 32, 7, stride=4, padding=3), nn.GroupNorm(8, 32), nn.SiLU())
-        self.body = nn.Sequential(
-            Block(32, 32, 1), Block(32, 96, 2), Block(96, 96, 1), Block(96, 160, 2), Block(160, 160, 1)
-        )
-        self.local = nn.Conv2d(160, NUM_PAIRS + NUM_SURFACES, 1)
-        self.whole = nn.Linear(160, len(FLOORS) + len(SKIES) + 3)
-
-    def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """`[N, 160]` for Frechet distances."""
-        return self.body(self.stem(pixels)).float().mean(dim=(2, 3))
-
-    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits: `pairs` `[N, 80]`, `surfaces` `[N, 24]` (present or not), `floor`, `sky`, `count` (one of)."""
-        grid = self.body(self.stem(pixels))
-        local = torch.logsumexp(self.local(grid).float().flatten(2), dim=-1) - 4.0
-        floor, sky, count = self.whole(grid.mean(dim=(2, 3))).float().split([len(FLOORS), len(SKIES), 3], dim=-1)
-        return {
-            "pairs": local[:, :NUM_PAIRS],
-            "surfaces": local[:, NUM_PAIRS:],
-            "floor": floor,
-            "sky": sky,
-            "count": count,
-        }
-
-
-class Block(nn.Module):
-    """Two convolutions beside a skip; `stride` halves the size."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.path = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(8, outputs), nn.SiLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1), nn.GroupNorm(8, outputs),
-        )  # fmt: skip
-        self.skip = nn.Identity() if (inputs, stride) == (outputs, 1) else nn.Conv2d(inputs, outputs, 1, stride)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.silu(self.path(x) + self.skip(x))
+def new_judge() -> Judge:
+    """A judge of the tabletop world, untrained."""
+    return Judge(VOCABULARY)
 
 
 def pair_index(shape: str, colour: str) -> int:
@@ -107,13 +71,23 @@ class JudgeTask:
         with autocast(self.device):
             found = self.judge(pixels)
         loss = torch.zeros((), device=self.device)
-        for name, logits in found.items():
+        for name in ("pairs", "surfaces", "floor", "sky", "count"):
+            logits = found[name]
             truth = self.labels[name][picks].to(self.device)
             if name in ("pairs", "surfaces"):
                 loss = loss + 12 * F.binary_cross_entropy_with_logits(logits, truth)
             else:
                 loss = loss + 0.5 * F.cross_entropy(logits, truth)
         return loss
+
+
+def things_found(pairs: torch.Tensor, scenes: list[Scene]) -> list[bool]:
+    """For each picture whether, for n things, the n likeliest of the judge's `pairs` are those the scene has."""
+    truths = asked(scenes)["pairs"]
+    return [
+        bool(truth[logits.topk(len(scene.things)).indices].all())
+        for logits, truth, scene in zip(pairs, truths, scenes, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -127,10 +101,7 @@ def accuracies(judge: Judge, pixels: torch.Tensor, scenes: list[Scene]) -> dict[
     found = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     wanted = asked(scenes)
     counts = wanted["pairs"].sum(1).int().tolist()
-    right = []
-    for logits, truth, count in zip(found["pairs"], wanted["pairs"], counts, strict=True):
-        top = logits.topk(count).indices
-        right.append(bool(truth[top].all()))
+    right = things_found(found["pairs"], scenes)
     result = {}
     for name, number in (("single", 1), ("double", 2), ("triple", 3)):
         some = [ok for ok, count in zip(right, counts, strict=True) if count == number]

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from torch import nn
 
+from studio.networks.judge import Block
 from trainer.controls import control_of_scene
 from trainer.tabletop import data
 from trainer.tabletop.autoencoder import to_pixels
 from trainer.tabletop.geometry import JOINTS
-from trainer.tabletop.judge import Block
 from trainer.tabletop.precision import autocast
 from trainer.tabletop.renderer import Render, render
 from trainer.tabletop.scenes import Scene

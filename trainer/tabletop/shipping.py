@@ -7,6 +7,7 @@ assets/tabletop-controls/ one ControlNet a folder (canny, depth, pose, tile), ea
 assets/tabletop-ip-adapter/ an IP-Adapter in its published file layout; its encoder is tabletop-clip's
 assets/tabletop-multiview/  the network of six views; its VAE and image encoder are those above
 assets/<racer>-tabletop/  the LoRAs of the fair race: LCM, Rectified Diffusion, PCM, PeRFlow
+assets/perflow-fixed-tabletop/  PeRFlow with guidance in its weights, as a LoRA
 assets/judge/             the classifier that benchmarks ask, and the reader of depth and joints
 """
 
@@ -37,8 +38,8 @@ from trainer.tabletop import models
 from trainer.tabletop.cards import write_cards
 from trainer.tabletop.clip import ClipPair
 from trainer.tabletop.control import CONTROLS, IP_ADAPTER, IPAdapter, new_controlnet
-from trainer.tabletop.distillation import PERFLOW, RACE, folder_of
-from trainer.tabletop.judge import Judge
+from trainer.tabletop.distillation import LORAS, PERFLOW, folder_of
+from trainer.tabletop.judge import VOCABULARY, new_judge
 from trainer.tabletop.multiview import is_trained
 from trainer.tabletop.reader import Reader
 from trainer.tabletop.renderer import render
@@ -61,7 +62,7 @@ def export(recipe: Recipe) -> None:
         _pipeline(recipe, recipe.assets / "tabletop")
     if recipe.result("perflow").exists():
         _delta(recipe, recipe.assets / "perflow-tabletop")
-    for stage in RACE:
+    for stage in LORAS:
         if recipe.result(stage).exists():
             _lora(recipe, stage, recipe.assets / folder_of(stage))
     _clip(recipe, recipe.assets / "tabletop-clip")
@@ -70,11 +71,13 @@ def export(recipe: Recipe) -> None:
     if recipe.result("multiview").exists():
         _multiview(recipe, recipe.assets / "tabletop-multiview")
     _emptied(recipe.assets / "judge")
-    for name, network in (("judge", Judge()), ("reader", Reader())):
+    for name, network in (("judge", new_judge()), ("reader", Reader())):
         if recipe.result(name).exists():
             tensors = recipe.read(name, network).state_dict()
             halves = {key: value.half().contiguous() for key, value in tensors.items()}
             save_file(halves, recipe.assets / "judge" / f"{name}.safetensors")
+    if recipe.result("judge").exists():
+        (recipe.assets / "judge" / "labels.json").write_text(json.dumps(VOCABULARY.to_json(), indent=1))
     if (recipe.assets / "tabletop").is_dir():
         (recipe.assets / "tabletop" / FACTS).write_text(json.dumps(recipe.facts(), indent=1, sort_keys=True))
     write_cards(recipe.assets, recipe.facts(), recipe.num_scenes)
@@ -108,13 +111,13 @@ def take_up(recipe: Recipe) -> None:
     if (recipe.assets / "perflow-tabletop").is_dir():
         KeptBase(shipped.unet).apply(DeltaWeights.read(recipe.assets / "perflow-tabletop"), 1.0)
         _write_if_new(recipe, "perflow", shipped.unet)
-    for name, network in (("judge", Judge()), ("reader", Reader())):
+    for name, network in (("judge", new_judge()), ("reader", Reader())):
         if (file := recipe.assets / "judge" / f"{name}.safetensors").is_file():
             network.load_state_dict(load_file(file))
             _write_if_new(recipe, name, network)
     for stage, known in json.loads((folder / FACTS).read_text()).items():
-        if stage in RACE:
-            continue  # a race is run anew, from the same line
+        if stage in LORAS:
+            continue  # they are trained anew: a race is run from one line, and a LoRA in fp16 is not what was trained
         spent = {f"{key}_before": known.pop(key, 0) + known.pop(f"{key}_before", 0) for key in ("minutes", "steps")}
         recipe.remember(stage, **known, **spent)
 
@@ -247,7 +250,7 @@ def _delta(recipe: Recipe, folder: Path) -> None:
 
 
 def _lora(recipe: Recipe, stage: str, folder: Path) -> None:
-    config = RACE[stage]
+    config = LORAS[stage]
     student = recipe.accelerator(stage, config).student
     steps = recipe.facts()[stage].get("steps", 0)
     notes = metadata(config, base_sha256=weights_sha256(recipe.teacher()), step=steps)

@@ -1,0 +1,1 @@
+"""The Multiview tab: an object from six sides, and its mesh."""

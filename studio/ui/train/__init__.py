@@ -1,0 +1,1 @@
+"""The Train tab: pictures, recipe and settings, and the run."""

@@ -1,0 +1,1 @@
+"""The Upscale tab: a picture enlarged tile by tile."""
