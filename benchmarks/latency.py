@@ -33,7 +33,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from studio.catalog import Catalog
 from studio.engine.diffusion import DiffusionEngine
 from studio.perflow import DeltaWeights, KeptBase, PeRFlowScheduler
-from studio.types import AcceleratorSpec, DeltaSpec, GenerationRequest, GenerationResult, Guidance, ModelSpec
+from studio.specs import AcceleratorSpec, DeltaSpec, ModelSpec
+from studio.types import GenerationRequest, GenerationResult, Guidance
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 PROMPT = "a glossy red cube to the left of a small blue cone"
