@@ -7,8 +7,8 @@
 
 The samples of a step are numbered over all its forwards: forward `micro * world + rank` has the numbers
 [forward * B, forward * B + B). So one process with two accumulated forwards, or with twice the batch, sees what two
-processes see. Noise of the posterior, caption dropout and mirroring belong to (seed, step, number). Methods that use a
-solved window in `pair_reuse` steps get the same batch in all of them.
+processes see. Noise of the posterior, caption dropout and mirroring belong to (seed, step, number). Methods that use
+a solved window in several steps get the same batch in all of them (`config.steps_per_batch`).
 Shapes: latents `[B, C, h, w]` scaled, conditions one row a sample, control `[B, 3, H, W]` in [0, 1]. All on the device.
 `config.num_workers` reads ahead and changes no result. Where samples come from is a `Source`: `trainer.stored` (an
 imported dataset), `trainer.endless` (Tabletop scenes), `trainer.streamed` (shards and the hub).
@@ -31,7 +31,6 @@ from trainer.framing import Frame
 from trainer.order import drawn, share
 
 Report = Callable[[float], None]
-PAIRED = ("perflow", "rectified")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,7 +156,7 @@ class TrainingData:
 
     @property
     def _stride(self) -> int:
-        return self.config.pair_reuse if self.config.method in PAIRED else 1
+        return self.config.steps_per_batch
 
     def _place(self, step: int, rank: int, world: int, micro: int) -> tuple[int, int, int]:
         """The draw, the first sample's number in it, and how many samples it has."""

@@ -1,7 +1,7 @@
 """The methods with a teacher, bound to a base and a student.
 
-PeRFlow and Rectified Diffusion solve whole windows and use each in `pair_reuse` steps at fresh times; LCM and PCM take
-one teacher step a sample. What a run may rely on is written in `method`. Windows are stratified: every batch holds
+PeRFlow and Rectified Diffusion solve whole windows, from noised pictures or along the teacher's way from noise, and use
+each in `pair_reuse` steps at fresh times; LCM and PCM take one teacher step a sample. What a run may rely on is written in `method`. Windows are stratified: every batch holds
 each about equally often, a row of batches exactly so, in shapes that never change.
 """
 
@@ -35,7 +35,7 @@ class WindowMethod(Stateless):
     config: TrainingConfig
     networks: Networks
     student: Student
-    _pool: dict[int, Solved] = field(default_factory=dict, init=False)
+    _pool: dict[int, tuple[Solved, ...]] = field(default_factory=dict, init=False)
     _pool_step: int = field(default=-1, init=False)
 
     def __post_init__(self) -> None:
@@ -60,21 +60,34 @@ class WindowMethod(Stateless):
         )
 
     def data_step(self, step: int) -> int:
-        return step - step % self.config.pair_reuse
+        return step - step % self.config.steps_per_batch
 
     def loss(self, batch: Batch, step: int, generator: torch.Generator, slot: int = 0) -> torch.Tensor:
-        return self.objective.loss(self.network, self._solved(batch, self.data_step(step), slot), generator)
+        solved = self._solved(batch, self.data_step(step), slot)
+        return self.objective.loss(self.network, solved[step % self.config.steps_per_batch % len(solved)], generator)
 
-    def _solved(self, batch: Batch, step: int, slot: int) -> Solved:
+    def _solved(self, batch: Batch, step: int, slot: int) -> tuple[Solved, ...]:
+        """What the steps of one batch take in turn."""
         if self._solver is None:
             raise RuntimeError("loss: expected held_out before the first loss; it probes the teacher's solvers.")
         if step != self._pool_step:
             self._pool, self._pool_step = {}, step
         if slot not in self._pool:
-            first = (step // self.config.pair_reuse + slot) * len(batch.latents)
+            first = (step // self.config.steps_per_batch + slot) * len(batch.latents)
             objective = replace(self.objective, solver=self._solver)
-            self._pool[slot] = self._solve(batch, first, seeded(self.config.seed, step, slot), objective)
+            solve = self._walk if self.config.window_starts == "teacher" else self._solve_once
+            self._pool[slot] = solve(batch, first, seeded(self.config.seed, step, slot), objective)
         return self._pool[slot]
+
+    def _walk(self, batch: Batch, first: int, generator: torch.Generator, objective: PeRFlow) -> tuple[Solved, ...]:
+        """The teacher's ways from noise, dealt out so that each part holds every sample once and all windows."""
+        noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents)
+        return dealt(objective.walk(self._teacher, noise, self._asked(batch)), first, batch.condition)
+
+    def _solve_once(
+        self, batch: Batch, first: int, generator: torch.Generator, objective: PeRFlow
+    ) -> tuple[Solved, ...]:
+        return (self._solve(batch, first, generator, objective),)
 
     def _solve(self, batch: Batch, first: int, generator: torch.Generator, objective: PeRFlow) -> Solved:
         """The batch's windows, one a sample in turn from the `first`."""
@@ -175,6 +188,14 @@ class ConsistencyMethod(Stateless):
     def held_out_loss(self, network: Network, measured: Measured) -> float:
         losses = [self._loss(network, piece, seeded(0, place, 0)) for place, (piece, _) in enumerate(measured.pieces)]
         return float(torch.stack(losses).mean())
+
+
+def dealt(way: tuple[Solved, ...], first: int, condition: Condition) -> tuple[Solved, ...]:
+    """Of K solved windows `[B]` K parts `[B]`: in part j sample i has window (first + i + j) mod K."""
+    rows, count = torch.arange(len(way[0].z_s)), len(way)
+    starts, ends = torch.stack([each.z_s for each in way]), torch.stack([each.z_e for each in way])
+    windows = [(first + rows + j) % count for j in range(count)]
+    return tuple(Solved(z_s=starts[k, rows], z_e=ends[k, rows], window=k, condition=condition) for k in windows)
 
 
 def joined(pieces: tuple[Solved, ...]) -> Solved:

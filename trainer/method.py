@@ -5,7 +5,7 @@ What a run may rely on:
 * `loss(batch, step, generator, slot)` draws from `generator` and from (config.seed, step, slot) alone. `slot` numbers
   the forwards of one optimizer step over all processes (micro * processes + rank), so that one process with two
   accumulated forwards sees what two processes see. Nothing needs to be saved for an exact resume: `state()` is empty.
-* `data_step(step)` is the step whose batch `loss` wants: with `pair_reuse` several steps share their solved windows,
+* `data_step(step)` is the step whose batch `loss` wants: `config.steps_per_batch` steps share their solved windows,
   which are solved again, to the bit, when a resumed run begins in the middle.
 * A batch has `latents` and `condition` (captions dropped) and may have `full_condition` (none dropped): a teacher at
   fixed guidance is then asked with the caption where the student is not. `control` in the condition is a ControlNet's

@@ -99,7 +99,18 @@ class PeRFlow:
     ) -> Solved:
         """Noise clean latents to each window's start and let the teacher walk to its end."""
         starts = torch.tensor(self.windows.edges)[window]
-        z_s = self.schedule.add_noise(clean, noise, starts)
+        return self.solve_from(teacher, self.schedule.add_noise(clean, noise, starts), window, condition)
+
+    def walk(self, teacher: Network, noise: torch.Tensor, condition: Any) -> tuple[Solved, ...]:
+        """The teacher's own way from noise through all windows, each beginning where the one before ended."""
+        z, way = noise, []
+        for k in range(self.windows.num_time_windows):
+            way.append(self.solve_from(teacher, z, torch.full((len(z),), k), condition))
+            z = way[-1].z_e
+        return tuple(way)
+
+    def solve_from(self, teacher: Network, z_s: torch.Tensor, window: torch.Tensor, condition: Any) -> Solved:
+        """Let the teacher walk from each window's start to its end."""
         indices = window_indices(self.windows, window, self.num_solver_steps)
         solver = self.solver if isinstance(self.solver, str) else [self.solver[k] for k in window.tolist()]
         z_e = solve(teacher, self.schedule, z_s, indices, condition, solver, self.teacher_head)

@@ -22,6 +22,7 @@ from studio.specs import Family
 
 Method = Literal["perflow", "rectified", "lcm", "pcm", "diffusion", "controlnet"]
 FORMAT = 1
+WINDOW_METHODS = ("perflow", "rectified")  # whose teacher solves whole windows
 
 METHODS: typing.Mapping[str, str] = MappingProxyType({
     "perflow": "PeRFlow: straighten the flow inside each time window (arXiv 2405.07510).",
@@ -92,6 +93,10 @@ class TrainingConfig:
         "is baked in.", advanced=True)  # fmt: skip
     trained_guidance: float = _choice(7.5, "The teacher's guidance scale when guidance is fixed, and the highest one "
                                       "LCM and PCM draw.", low=1.0, high=15.0, advanced=True)  # fmt: skip
+    window_starts: Literal["pictures", "teacher"] = _choice(
+        "pictures", "Where windows begin: at pictures with noise added, as in the paper; or on the teacher's own way "
+        "from pure noise, where its guidance leads and where drawing will be. Then pictures lend only their captions.",
+        advanced=True)  # fmt: skip
     error_at: Literal["end", "answer"] = _choice(
         "end", "Where PeRFlow's error counts: at the window's end that the answer leads to, so that noisy windows "
         "weigh more; or in the answer itself, as in the paper.", advanced=True)  # fmt: skip
@@ -215,6 +220,16 @@ class TrainingConfig:
             if key in given:
                 given[key] = read_fields(kind, key, given[key])
         return read_fields(cls, "config", given)
+
+    @property
+    def steps_per_batch(self) -> int:
+        """How many steps in a row use one batch: as many as use what the teacher found for it.
+
+        A way through all windows gives each sample of the batch one pair a window.
+        """
+        if self.method not in WINDOW_METHODS:
+            return 1
+        return self.pair_reuse * (self.num_time_windows if self.window_starts == "teacher" else 1)
 
     @property
     def sha256(self) -> str:

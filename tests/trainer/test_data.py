@@ -91,6 +91,8 @@ def test_methods_that_reuse_pairs_get_the_same_batch_and_lose_none(twenty: Store
     plain = data_of(twenty, pair_reuse=1, method="perflow")
     for step in range(12):
         assert same(data.batch(step), plain.batch(step // 3))
+    ways = data_of(twenty, pair_reuse=3, method="perflow", window_starts="teacher", num_time_windows=2)
+    assert all(same(ways.batch(step), plain.batch(step // 6)) for step in range(12))
     other = data_of(twenty, pair_reuse=3, method="diffusion")
     assert not same(other.batch(0), other.batch(1))
 

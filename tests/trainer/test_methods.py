@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,12 +246,37 @@ def test_solved_pairs_are_used_again_and_solved_again_to_the_bit(folders) -> Non
     assert not torch.equal(losses[0], losses[1])  # the same windows at fresh times
 
 
+@pytest.mark.parametrize("method", ["perflow", "rectified"])
+def test_windows_may_begin_on_the_teachers_own_way(folders, method: str) -> None:
+    """From pure noise; the parts of a batch hold each window of each sample once, and are solved again to the bit."""
+    config = config_of(folders, method=method, window_starts="teacher", num_time_windows=4, pair_reuse=2)
+    networks, student, running = made(config)
+    calls: list[int] = []
+    student._teacher.register_forward_hook(lambda *_: calls.append(1))
+    batch = batch_of(networks)
+    assert [running.data_step(step) for step in (0, 7, 8, 17)] == [0, 0, 8, 16]
+    losses = [running.loss(batch, step, seeded(0, step, 0)).detach() for step in range(8)]
+    assert len(calls) == 4 * config.num_solver_steps  # one way for all eight steps
+    parts = running._pool[0]
+    windows = torch.stack([part.window for part in parts])
+    assert all(sorted(row) == [0, 1, 2, 3] for row in [*windows.tolist(), *windows.T.tolist()])
+    for sample in range(4):
+        way = sorted((int(part.window[sample]), part) for part in parts)
+        for (_, before), (_, after) in itertools.pairwise(way):
+            assert torch.equal(before.z_e[sample], after.z_s[sample])
+        assert float(way[0][1].z_s[sample].std()) == pytest.approx(1.0, abs=0.15)
+    drawn = torch.randn(batch.latents.shape, generator=seeded(config.seed, 0, 0))
+    assert all(torch.equal(part.z_s[part.window == 0], drawn[part.window == 0]) for part in parts)
+    resumed = method_of(config, networks, student)
+    assert torch.equal(resumed.loss(batch, 5, seeded(0, 5, 0)).detach(), losses[5])
+
+
 def test_slots_have_their_own_noise_and_share_out_the_windows(folders) -> None:
     networks, _, method = made(config_of(folders, batch_size=2, num_time_windows=4))
     batch = batch_of(networks, ("a", "b"))
     for slot in (0, 1):
         method.loss(batch, 0, seeded(0, 0, slot), slot)
-    first, second = method._pool[0], method._pool[1]
+    (first,), (second,) = method._pool[0], method._pool[1]
     assert torch.cat([first.window, second.window]).tolist() == [0, 1, 2, 3]
     assert not torch.equal(first.z_s, second.z_s)
 
@@ -260,14 +286,14 @@ def test_a_teacher_at_fixed_guidance_is_asked_with_the_caption(folders) -> None:
     full, dropped = networks.embed(["a cube"] * 4), networks.embed([""] * 4)
     latents = batch_of(networks).latents
     method.loss(Batch(latents, dropped, full), 0, seeded(0, 0, 0))
-    asked_full = method._pool[0]
+    asked_full = method._pool[0][0]
     again = method_of(method.config, networks, method.student)
     again.loss(Batch(latents, full), 0, seeded(0, 0, 0))
-    assert torch.equal(asked_full.z_e, again._pool[0].z_e)
+    assert torch.equal(asked_full.z_e, again._pool[0][0].z_e)
     assert torch.equal(asked_full.condition["prompt_embeds"], dropped["prompt_embeds"])
     sync = method_of(config_of(folders), networks, method.student)
     sync.loss(Batch(latents, dropped, full), 0, seeded(0, 0, 0))
-    assert not torch.allclose(sync._pool[0].z_e, asked_full.z_e, atol=1e-4)
+    assert not torch.allclose(sync._pool[0][0].z_e, asked_full.z_e, atol=1e-4)
 
 
 def test_a_probe_comes_before_the_first_loss_and_is_told(folders) -> None:

@@ -28,7 +28,8 @@ Updates = dict[Any, Any]
 MAIN = ("method", "num_time_windows", "control", "student", "resolution", "num_steps", "batch_size", "learning_rate")
 GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "The objective": (
-        "prediction_type", "guidance_mode", "trained_guidance", "error_at", "teacher_solver", "num_solver_steps",
+        "prediction_type", "guidance_mode", "trained_guidance", "window_starts", "error_at", "teacher_solver",
+        "num_solver_steps",
         "share_at_start", "share_at_grid", "grid_steps", "pair_reuse", "caption_dropout", "min_snr",
     ),
     "Student and optimizer": (
@@ -40,7 +41,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType({
 """Folded groups; the last takes every advanced field that no other names."""
 LABELS: Mapping[str, str] = MappingProxyType({
     "num_time_windows": "Time windows (K)", "num_steps": "Steps", "prediction_type": "Head",
-    "student": "What is trained", "error_at": "Error counted at", "control": "Condition",
+    "student": "What is trained", "error_at": "Error counted at", "window_starts": "Windows begin", "control": "Condition",
     "ema_decay": "EMA decay", "lora_rank": "LoRA rank", "min_snr": "Min-SNR gamma",
     "method": "Method", "num_workers": "Reading processes", "num_held_out": "Held-out pictures",
 })  # fmt: skip
@@ -49,12 +50,13 @@ CHOICES: Mapping[str, str] = MappingProxyType({
     "diffusion": "Diffusion (style)",
     "controlnet": "ControlNet", "full": "Every weight", "lora": "LoRA", "dpmpp": "DPM-Solver++", "ddim": "DDIM",
     "split": "Split", "end": "The window's end", "answer": "The answer",
+    "pictures": "At noised pictures", "teacher": "On the teacher's way",
 })  # fmt: skip
 WINDOWED = ("perflow", "rectified", "pcm")
 # Fields that mean something to some methods only; all others mean something to every method.
 ONLY_FOR: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "num_time_windows": WINDOWED, "control": ("controlnet",),
-    "prediction_type": ("perflow",), "error_at": ("perflow",), "guidance_mode": ("perflow", "rectified"),
+    "prediction_type": ("perflow",), "window_starts": ("perflow", "rectified"), "error_at": ("perflow",), "guidance_mode": ("perflow", "rectified"),
     "trained_guidance": ("perflow", "rectified", "lcm", "pcm"), "teacher_solver": ("perflow",),
     "num_solver_steps": ("perflow",), "share_at_start": ("perflow", "rectified"),
     "share_at_grid": ("perflow", "rectified"), "grid_steps": ("perflow", "rectified"), "pair_reuse": ("perflow",),
