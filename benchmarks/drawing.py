@@ -9,7 +9,7 @@ Knows no measure.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +17,15 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from studio.catalog import Catalog
 from studio.engine.accelerator import AcceleratedUNet
 from studio.engine.hub import Hub
 from studio.engine.samplers import RULER, make_sampler
 from studio.engine.weights import Weights
-from studio.perflow.guidance import scales_per_step
+from studio.perflow.guidance import num_network_calls, scales_per_step
 from studio.perflow.safefile import read_header
 from studio.perflow.windows import TimeWindows
 from studio.runs.config import TrainingConfig
@@ -102,6 +104,13 @@ def _contestant(assets: Path, spec: AcceleratorSpec) -> Contestant:
     return Contestant(spec=spec, facts=facts, recipe=recipe)
 
 
+def quieten() -> None:
+    """Libraries tell of errors only, and draw no bars of their own into a benchmark's."""
+    for each in (diffusers_logging, transformers_logging):
+        each.set_verbosity_error()
+        each.disable_progress_bar()
+
+
 def unseen_scenes(num_things: int, count: int, first: int = 0) -> list[Scene]:
     """Scenes whose prompts are measured with: no network and no reference ever saw them."""
     start = TEST_SEEDS + 1_000_000 * num_things + first
@@ -111,21 +120,27 @@ def unseen_scenes(num_things: int, count: int, first: int = 0) -> list[Scene]:
 def noise_of(count: int, seed: int = NOISE_SEED) -> torch.Tensor:
     """`[count, 4, 16, 16]`; the first rows are the same whatever the count."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.cat([torch.randn(1, *LATENT_SHAPE, generator=generator) for _ in range(count)])
+    rows = [torch.randn(1, *LATENT_SHAPE, generator=generator) for _ in range(count)]
+    return torch.cat(rows) if rows else torch.zeros(0, *LATENT_SHAPE)
 
 
 class Bench:
-    """A Tabletop pipeline (or one fine-tuned from it), the prompts, and one way to draw with anything."""
+    """A Tabletop pipeline (or one fine-tuned from it), the prompts, and one way to draw with anything.
+
+    `advance` is told after every batch how many rows of the network it took, and what is being drawn.
+    """
 
     def __init__(self, assets: Path, num_prompts: int, device: str = "cpu", presets: Path = PRESETS,
                  base: Path | None = None) -> None:  # fmt: skip
         self.assets, self.device = assets, device
+        self.advance: Callable[[int, str], None] = _silent
         catalog = Catalog.load(presets)
         self.model: ModelSpec = catalog.model(MODEL)
         self.weights = Weights(catalog, Hub(None, offline=True), assets)
         self.pipe: Any = StableDiffusionPipeline.from_pretrained(base or assets / "tabletop", dtype=torch.float32)
         self.pipe.to(device)
         self.pipe.unet.to(memory_format=torch.channels_last).requires_grad_(False)
+        self.pipe.vae.to(memory_format=torch.channels_last).requires_grad_(False)
         self.worn = AcceleratedUNet(self.pipe, self.model, is_merged=False)
         half = num_prompts // 2
         self.scenes = [scene for pair in zip(*(unseen_scenes(n, half) for n in (1, 2)), strict=True) for scene in pair]
@@ -199,6 +214,8 @@ class Bench:
                 rows = slice(start, start + batch)
                 walk = self._walk(contestant, steps, scales, noise[rows], prompts[rows], negative[rows])
                 done.append(torch.stack(list(walk) if whole else [list(walk)[-1]]))
+                words = f"{contestant.name}, {len(scales)} steps"
+                self.advance(len(noise[rows]) * num_network_calls(scales), words)
         return torch.cat(done, dim=1)
 
     def _walk(self, contestant: Contestant, steps: Steps, scales: tuple[float, ...], noise: torch.Tensor,
@@ -228,9 +245,9 @@ class Bench:
         """Decoded `[N, 3, 128, 128]` in [-1, 1]."""
         scale = self.pipe.vae.config.scaling_factor
         return torch.cat(
-            [self.pipe.vae.decode(part / scale, return_dict=False)[0].clamp(-1, 1) for part in latents.split(32)]
+            [self.pipe.vae.decode(part / scale, return_dict=False)[0].clamp(-1, 1) for part in latents.split(8)]
         )
 
 
-def _silent(_words: str, _share: float | None) -> None:
-    """Nothing is downloaded here, so there is nothing to say."""
+def _silent(_what: Any, _how_far: Any) -> None:
+    """Nobody asked to be told; and nothing is downloaded here."""
