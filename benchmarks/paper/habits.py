@@ -92,7 +92,6 @@ def _share(room: Room, who: Contestant, steps: int, guidance: float, group: Grou
         return Row(numbers={"share": still_finding(room.eye, pixels, "sky", unwanted)})
 
     decides = room.decided("still finding", who, steps, guidance, group, unwanted=unwanted, negative=negative)
-    room.advance(len(group.scenes) * room.calls(who, steps, guidance), f"negative prompts, {who.name}")
     return room.shelf.row(decides, make).numbers["share"]
 
 

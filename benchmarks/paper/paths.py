@@ -13,7 +13,7 @@ from benchmarks.paper.room import Group, Room
 from benchmarks.paper.shelf import Row
 
 NUM_WINDOWS = 4
-PATH_STEPS_A_WINDOW = 16
+OWN_PATH_STEPS = 16 * NUM_WINDOWS
 
 
 def paired(room: Room) -> list[dict[str, Any]]:
@@ -21,35 +21,41 @@ def paired(room: Room) -> list[dict[str, Any]]:
 
     Who has guidance in its weights is drawn without and compared with the teacher at that scale.
     """
-    group = room.main.first(room.sizes.num_paired)
+    return [row for who in room.all for row in paired_rows(room, who)]
+
+
+def target_of(room: Room, who: Contestant) -> float:
+    """The teacher's guidance that its paths are compared at."""
+    return who.baked or room.guidance
+
+
+def paired_rows(room: Room, who: Contestant) -> list[dict[str, Any]]:
+    """One contestant's."""
+    group, target = room.main.first(room.sizes.num_paired), target_of(room, who)
+    own = 1.0 if who.baked else room.guidance
     rows = []
-    for who in room.all:
-        target = who.baked or room.guidance
-        own = 1.0 if who.baked else room.guidance
-        for steps in room.sizes.paired_steps:
-            numbers = room.shelf.row(
-                room.decided("paired", who, steps, own, group, target=target, reference=room.sizes.reference_steps),
-                lambda who=who, steps=steps, own=own, target=target: _pair(room, who, steps, own, target, group),
-            ).numbers
-            room.advance(len(group.scenes) * room.calls(who, steps, own), f"paired {who.name}")
-            rows.append({"id": who.id, "method": who.name, "steps": steps, "guidance": target, **numbers})
+    for steps in room.sizes.paired_steps:
+        numbers = room.shelf.row(
+            room.decided("paired", who, steps, own, group, target=target, reference=room.sizes.reference_steps),
+            lambda steps=steps: _pair(room, who, steps, own, target, group),
+        ).numbers
+        rows.append({"id": who.id, "method": who.name, "steps": steps, "guidance": target, **numbers})
     return rows
 
 
 def _pair(room: Room, who: Contestant, steps: int, own: float, target: float, group: Group) -> Row:
-    truth = reference(room, target, group)
+    true = truth(room, target, group)
     latents = room.latents(who, steps, own, group)
-    error = paired_error(latents, truth)
-    psnr = psnr_db(room.bench.pixels(latents), room.bench.pixels(truth))
+    error = paired_error(latents, true)
+    psnr = psnr_db(room.bench.pixels(latents), room.bench.pixels(true))
     return Row(numbers={"error": error.all, "median": error.median, "psnr_db": psnr})
 
 
-def reference(room: Room, guidance: float, group: Group) -> torch.Tensor:
+def truth(room: Room, guidance: float, group: Group) -> torch.Tensor:
     """Latents of the teacher's ODE."""
     steps, ddim = room.sizes.reference_steps, room.bare("ddim")
 
     def make() -> Row:
-        room.advance(len(group.scenes) * steps * 2, "the teacher's ODE")
         return Row(numbers={}, arrays={"latents": room.latents(ddim, steps, guidance, group).numpy()})
 
     row = room.shelf.row(room.decided("reference", ddim, steps, guidance, group), make)
@@ -72,7 +78,6 @@ def windows(room: Room) -> list[dict[str, Any]]:
         decides = room.decided("windows", each, NUM_WINDOWS, target, group, reference=room.sizes.reference_steps)
         numbers = room.shelf.row(decides, lambda each=each, w=target: _cross(room, each, w, group)).numbers
         rows.append({"id": each.id, "method": each.name, "target": target, **numbers})
-        room.advance(0, f"windows of {each.name}")
     return rows
 
 
@@ -94,8 +99,7 @@ def _cross(room: Room, who: Contestant, target: float, group: Group) -> Row:
     errors = window_errors(cross, [true[window * a_window] for window in range(NUM_WINDOWS + 1)])
     if not who.is_trained:
         return Row(numbers={"errors": errors, "bends": _bends(true)})
-    steps = NUM_WINDOWS * PATH_STEPS_A_WINDOW
-    own = room.bench.path(who, steps, 1.0, group.noise, prompts=prompts, whole=True)
+    own = room.bench.path(who, OWN_PATH_STEPS, 1.0, group.noise, prompts=prompts, whole=True)
     return Row(numbers={"errors": errors, "bends": _bends(own)})
 
 

@@ -30,7 +30,8 @@ from trainer.tabletop.scenes import Scene
 
 NUM_SHOWN = 6
 TEACHER_STEPS = 25
-REFERENCE_FIRST, DOUBLES_FIRST = 100_000, 300_000  # places of prompts that no other group has
+# Places of prompts that no other group has.
+REFERENCE_FIRST, RACE_FIRST, DOUBLES_FIRST = 100_000, 200_000, 300_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,22 +90,27 @@ class Pictures:
 
 @dataclass(kw_only=True, eq=False)
 class Room:
-    """The base at `base` (or the shipped one) with everything it can wear."""
+    """The base at `base` (or the shipped one) with everything it can wear.
+
+    `cache` has rendered scenes, `style_cache` the fine-tuned base; `advance` hears of every batch that is drawn.
+    """
 
     assets: Path
     shelf: Shelf
     sizes: Sizes
     guidance: float
+    cache: Path
+    style_cache: Path
     base: Path | None = None
     advance: Callable[[int, str], None] = lambda _rows, _words: None
     bench: Bench = field(init=False)
     eye: Eye = field(init=False)
     all: list[Contestant] = field(init=False)
     facts: dict[str, Any] = field(init=False)
-    _counted: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.bench = Bench(self.assets, 2, base=self.base)
+        self.bench.advance = self.advance
         self.eye = Eye.load(self.assets)
         self.all = contestants(self.assets)
         pipe = self.bench.pipe
@@ -179,10 +185,32 @@ class Room:
         """The prompts of the teacher samples that are a reference: others, from other noise."""
         return mixed_group("reference", self.sizes.num_pictures, REFERENCE_FIRST, NOISE_SEED + 1)
 
+    @cached_property
+    def raced(self) -> Group:
+        """The prompts of the race."""
+        return mixed_group("race", self.sizes.num_raced, RACE_FIRST, NOISE_SEED + 4)
+
+    @cached_property
+    def further(self) -> Group:
+        """Prompts after the reference's, as many as the race wants beyond those."""
+        sizes = self.sizes
+        count, first = max(0, sizes.num_raced - sizes.num_pictures), REFERENCE_FIRST + sizes.num_pictures
+        return mixed_group("reference", count, first, NOISE_SEED + 5)
+
     def teacher_samples(self, count: int | None = None) -> torch.Tensor:
         """Features of the teacher's pictures at the house's guidance; of as many as are compared."""
         whole = self.look(self.teacher, TEACHER_STEPS, self.guidance, self.others)
         return whole.features[:count]
+
+    def further_teacher_samples(self) -> torch.Tensor:
+        """The same of the prompts beyond, where there are any."""
+        return self.look(self.teacher, TEACHER_STEPS, self.guidance, self.further).features
+
+    def race_samples(self) -> torch.Tensor:
+        """The same, as many as race."""
+        if not self.further.scenes:
+            return self.teacher_samples(self.sizes.num_raced)
+        return torch.cat([self.teacher_samples(), self.further_teacher_samples()])
 
     # --- drawing ---
 
@@ -197,10 +225,6 @@ class Room:
         """Draw a group and keep what is to be kept; or take it from the shelf."""
         decides = self.decided("pictures", who, steps, guidance, group)
         row = self.shelf.row(decides, lambda: self._look(self.latents(who, steps, guidance, group), group))
-        key = f"{self.base} {who.id} {steps} {guidance} {group.name}"
-        rows = 0 if key in self._counted else len(group.scenes) * self.calls(who, steps, guidance)
-        self._counted.add(key)
-        self.advance(rows, f"{who.name}, {steps} steps")
         return Pictures(
             features=torch.from_numpy(row.arrays["features"]), right=row.arrays["right"], shown=row.arrays["shown"],
             accuracies=row.numbers["accuracies"], seconds=row.numbers["seconds"],

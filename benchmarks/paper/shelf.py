@@ -30,18 +30,35 @@ class Row:
 
 @dataclass(kw_only=True, eq=False)
 class Shelf:
-    """A folder of rows; counts how many were made and how many were there."""
+    """A folder of rows, which several processes may fill; knows which were there before, and for which it was asked."""
 
     folder: Path
-    num_made: int = 0
-    num_taken: int = 0
+    asked: set[str] = field(default_factory=set, init=False)
+    _before: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._before = self.keys()
+
+    def keys(self) -> frozenset[str]:
+        """Of all rows that are there."""
+        return frozenset(path.stem for path in self.folder.glob("*.json"))
+
+    @property
+    def num_made(self) -> int:
+        """How many rows came since it was opened, whoever made them."""
+        return len(self.keys() - self._before)
+
+    @property
+    def num_taken(self) -> int:
+        """How many rows that were there before were asked for."""
+        return len(self.asked & self._before)
 
     def row(self, decides: Mapping[str, Any], make: Callable[[], Row]) -> Row:
         """The row of these circumstances, made now if it is not there. `decides` is plain JSON."""
         key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+        self.asked.add(key)
         path = self.folder / f"{key}.json"
         if path.exists():
-            self.num_taken += 1
             return self._read(path)
         row = make()
         if row.arrays:
@@ -50,7 +67,6 @@ class Shelf:
             write_whole(path.with_suffix(".npz"), packed.getvalue(), sync=False)
         content = {"decided by": decides, "numbers": row.numbers, "has arrays": bool(row.arrays)}
         write_whole(path, json.dumps(content, indent=1).encode(), sync=False)
-        self.num_made += 1
         return row
 
     def _read(self, path: Path) -> Row:

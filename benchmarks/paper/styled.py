@@ -18,14 +18,22 @@ FEW = 4
 NUM_PAIRED = 32
 
 
-def styled(room: Room, swept: list[dict[str, Any]], cache: Path) -> dict[str, Any]:
-    """Against the styled base's own 25-step pictures: FD to those of other prompts, PSNR to those of the same noise."""
-    was_there = (cache / STYLE / "model_index.json").exists()
-    folder = styled_base(room.assets, cache, room.sizes.style_minutes, room.sizes.num_style_scenes)
+def fine_tuned(room: Room) -> tuple[Path, bool]:
+    """The styled base's folder, trained now if it is not there; and whether it was there before this shelf's first run.
+
+    Training has its time, not its steps: it wants a core of its own.
+    """
+    was_there = (room.style_cache / STYLE / "model_index.json").exists()
+    folder = styled_base(room.assets, room.style_cache, room.sizes.style_minutes, room.sizes.num_style_scenes)
     told = {"what": "fine-tuned base", "folder": str(folder), "minutes": room.sizes.style_minutes}
-    was_there = room.shelf.row(told, lambda: Row(numbers={"was_there": was_there})).numbers["was_there"]
-    other = Room(assets=room.assets, shelf=room.shelf, sizes=room.sizes, guidance=room.guidance, base=folder,
-                 advance=room.advance)  # fmt: skip
+    return folder, room.shelf.row(told, lambda: Row(numbers={"was_there": was_there})).numbers["was_there"]
+
+
+def styled(room: Room, swept: list[dict[str, Any]]) -> dict[str, Any]:
+    """Against the styled base's own 25-step pictures: FD to those of other prompts, PSNR to those of the same noise."""
+    folder, was_there = fine_tuned(room)
+    other = Room(assets=room.assets, shelf=room.shelf, sizes=room.sizes, guidance=room.guidance, cache=room.cache,
+                 style_cache=room.style_cache, base=folder, advance=room.advance)  # fmt: skip
     count = room.sizes.num_styled
     group, apart = other.main.first(count), other.others.first(count)
     samples = other.look(other.teacher, TEACHER_STEPS, room.guidance, apart).features

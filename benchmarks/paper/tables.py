@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
 
 from benchmarks.drawing import Contestant
 from benchmarks.measures import coverage, frechet_distance, milliseconds
+from benchmarks.paper.claims import BEFORE_TEACHER
 from benchmarks.paper.room import TEACHER_STEPS, Room
 from benchmarks.paper.shelf import Row
 
@@ -20,14 +22,19 @@ def sweep(room: Room) -> list[dict[str, Any]]:
     reference = room.teacher_samples(sizes.num_swept)
     rows = []
     for who in room.all:
-        for steps in sizes.sweep_steps:
-            for guidance in sizes.sweep:
-                seen = room.look(who, steps, guidance, group)
-                rows.append({
-                    "id": who.id, "method": who.name, "steps": steps, "guidance": guidance,
-                    "fd": frechet_distance(seen.features, reference), **seen.accuracies,
-                })  # fmt: skip
+        for steps, guidance in product(sizes.sweep_steps, sizes.sweep):
+            seen = room.look(who, steps, guidance, group)
+            rows.append({
+                "id": who.id, "method": who.name, "steps": steps, "guidance": guidance,
+                "fd": frechet_distance(seen.features, reference), **seen.accuracies,
+            })  # fmt: skip
     return rows
+
+
+def draw_sweep(room: Room, who: Contestant) -> None:
+    """One contestant's pictures of it, onto the shelf."""
+    for steps, guidance in product(room.sizes.sweep_steps, room.sizes.sweep):
+        room.look(who, steps, guidance, room.main.first(room.sizes.num_swept))
 
 
 def best_guidance(swept: list[dict[str, Any]], who: Contestant, steps: int) -> float:
@@ -39,14 +46,20 @@ def best_guidance(swept: list[dict[str, Any]], who: Contestant, steps: int) -> f
 
 def table_one(room: Room, swept: list[dict[str, Any]], scenes: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
     """Everybody at 4 and 8 steps, PeRFlow and LCM at more; last the teacher at 25, which is also the floor."""
+    rows = [table_row(room, who, steps, best_guidance(swept, who, steps), scenes) for who, steps in table_runs(room)]
+    return [*rows, table_row(room, room.teacher, TEACHER_STEPS, room.guidance, scenes)]
+
+
+def table_runs(room: Room) -> list[tuple[Contestant, int]]:
+    """Who is drawn with how many steps; without the teacher's own row."""
     runs = [(who, steps) for who in room.all for steps in room.sizes.table_steps]
     runs += [(who, steps) for who in (room.perflow, room.lcm) if who for steps in room.sizes.more_steps]
-    runs.sort(key=lambda run: (room.all.index(run[0]), run[1]))
-    rows = [_row(room, who, steps, best_guidance(swept, who, steps), scenes) for who, steps in runs]
-    return [*rows, _row(room, room.teacher, TEACHER_STEPS, room.guidance, scenes)]
+    return sorted(runs, key=lambda run: (room.all.index(run[0]), run[1]))
 
 
-def _row(room: Room, who: Contestant, steps: int, guidance: float, scenes: dict[str, torch.Tensor]) -> dict[str, Any]:
+def table_row(room: Room, who: Contestant, steps: int, guidance: float,
+              scenes: dict[str, torch.Tensor]) -> dict[str, Any]:  # fmt: skip
+    """One line of it."""
     seen = room.look(who, steps, guidance, room.main)
     against = {"train": scenes["train"], "held_out": scenes["held_out"], "teacher": room.teacher_samples()}
     cover = coverage(seen.features, against["teacher"], NEAREST)
@@ -74,27 +87,48 @@ def floors(room: Room, scenes: dict[str, torch.Tensor]) -> dict[str, Any]:
     }
 
 
-def differences(room: Room, table: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def differences(room: Room, swept: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """FD to teacher samples, one minus the other, with intervals: what claims rest on."""
-    at = {(row["id"], row["steps"]): row["guidance"] for row in table}
-
-    def features(who: Contestant, steps: int) -> torch.Tensor:
-        return room.look(who, steps, at[who.id, steps], room.main).features
-
-    first, second, reference = *room.sizes.table_steps[:2], room.teacher_samples()
-    found = {}
-    for name, who in (("perflow", room.perflow), ("lcm", room.lcm)):
-        if who is not None:
-            pair = features(who, second), features(who, first)
-            found[f"{name}: {second} less {first} steps"] = room.difference(*pair, reference)
-    leads = {"perflow": room.perflow, "fixed": room.fixed, "racer": room.racer}
-    for steps in room.sizes.table_steps:
-        for name, lead in leads.items():
-            for who in room.all if lead else []:
-                if lead and who.id != lead.id:
-                    pair = features(lead, steps), features(who, steps)
-                    found[f"{name} less {who.id}, {steps} steps"] = room.difference(*pair, reference)
+    found = by_steps(room, swept)
+    for name, lead in leads(room).items():
+        found |= by_method(room, swept, name, lead)
     return found
+
+
+def leads(room: Room) -> dict[str, Contestant]:
+    """Who is compared with everybody else, by its part."""
+    roles = {"perflow": room.perflow, "fixed": room.fixed, "racer": room.racer}
+    return {name: who for name, who in roles.items() if who}
+
+
+def by_steps(room: Room, swept: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """What more steps change, and what the teacher's many steps do."""
+    first, second = room.sizes.table_steps[:2]
+    found = {
+        f"{name}: {second} less {first} steps": _less(room, swept, (who, second), (who, first))
+        for name, who in (("perflow", room.perflow), ("lcm", room.lcm)) if who
+    }  # fmt: skip
+    found[BEFORE_TEACHER] = _less(room, swept, (room.perflow, first), (room.teacher, TEACHER_STEPS))
+    return found
+
+
+def by_method(room: Room, swept: list[dict[str, Any]], name: str, lead: Contestant) -> dict[str, dict[str, float]]:
+    """One method less every other, at the same number of steps."""
+    return {
+        f"{name} less {who.id}, {steps} steps": _less(room, swept, (lead, steps), (who, steps))
+        for steps, who in product(room.sizes.table_steps, room.all) if who.id != lead.id
+    }  # fmt: skip
+
+
+def _less(room: Room, swept: list[dict[str, Any]], *runs: tuple[Contestant, int]) -> dict[str, float]:
+    own, other = (room.look(who, n, _guidance(room, swept, who, n), room.main).features for who, n in runs)
+    return room.difference(own, other, room.teacher_samples())
+
+
+def _guidance(room: Room, swept: list[dict[str, Any]], who: Contestant, steps: int) -> float:
+    """The best; of the teacher's many steps the house's."""
+    is_floor = (who.id, steps) == (room.teacher.id, TEACHER_STEPS)
+    return room.guidance if is_floor else best_guidance(swept, who, steps)
 
 
 def cost(room: Room, table: list[dict[str, Any]]) -> dict[str, float]:

@@ -53,19 +53,18 @@ def test_diversity_is_near_only_when_it_is_near() -> None:
 
 
 def test_the_claim_beyond_the_paper_needs_ratio_and_every_rival() -> None:
-    def evidence(own: float, rival: float) -> dict[str, Any]:
-        def row(id: str, steps: int, fd: float, trained: bool = True) -> dict[str, Any]:
-            return {"id": id, "method": id, "steps": steps, "trained": trained, "fd": {"teacher": {"value": fd}}}
-
+    def evidence(more: float, rival: float) -> dict[str, Any]:
         return {
-            "setting": {"perflow": "p", "racer": "", "rivals": ["l"]},
-            "table": [row("p", 4, own), row("l", 4, 9.0), row("d", 4, 1.0, trained=False), row("t", 25, 4.0, False)],
-            "differences": {"perflow less l, 4 steps": apart(rival)},
+            "table": [{"fd": {"teacher": {"value": 40.0}}}],
+            "differences": {claims.BEFORE_TEACHER: apart(more)},
+            "race": [{"method": "r", "perflow less it": None}, {"method": "l", "perflow less it": apart(rival)}],
         }
 
-    assert claims.beyond(evidence(4.1, -5)).word == "reproduced"
-    assert claims.beyond(evidence(6.0, -5)).word == "partly"
+    assert claims.beyond(evidence(0.9, -5)).word == "reproduced"
+    assert claims.beyond(evidence(1.1, -5)).word == "partly"
+    assert claims.beyond(evidence(0.9, -0.5)).word == "partly"
     assert claims.beyond(evidence(6.0, 0.2)).word == "not reproduced"
+    assert claims.beyond({**evidence(0.9, -5), "race": []}).word == "not measured"
 
 
 def arm(name: str, before: float, after: float, windows: int = 4) -> dict[str, Any]:
