@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.drawing import Contestant, quieten
 from benchmarks.paper.habits import FEW, diversity, dynamic, fifth_step, negatives
-from benchmarks.paper.paths import OWN_PATH_STEPS, paired_rows, target_of, truth, windows
+from benchmarks.paper.paths import paired_rows, target_of, truth, windows
 from benchmarks.paper.race import STEPS, race, raced, racers
 from benchmarks.paper.references import NAMES, reference, references
 from benchmarks.paper.room import TEACHER_STEPS, Room
@@ -69,7 +69,7 @@ def _swept_and_paired(room: Room) -> Iterator[Part]:
                    rows=2 * sizes.reference_steps * sizes.num_paired,
                    fill=partial(truth, room, target, room.main.first(sizes.num_paired)))  # fmt: skip
     yield Part(kind="windows", name="windows", fill=partial(windows, room),
-               rows=sizes.num_paths * (3 * sizes.reference_steps + OWN_PATH_STEPS * len(room.all)))  # fmt: skip
+               rows=sizes.num_paths * (3 * sizes.reference_steps + sizes.own_path_steps * len(room.all)))  # fmt: skip
     for who in room.all:
         yield Part(kind="sweep", name=f"sweep, {who.id}", fill=partial(draw_sweep, room, who),
                    rows=sizes.num_swept * sum(sizes.sweep_steps) * (2 * len(sizes.sweep) - 1))  # fmt: skip

@@ -13,7 +13,6 @@ from benchmarks.paper.room import Group, Room
 from benchmarks.paper.shelf import Row
 
 NUM_WINDOWS = 4
-OWN_PATH_STEPS = 16 * NUM_WINDOWS
 
 
 def paired(room: Room) -> list[dict[str, Any]]:
@@ -75,7 +74,8 @@ def windows(room: Room) -> list[dict[str, Any]]:
     targets = sorted({each.baked or 1.0 for each in who})
     rows = []
     for each, target in [*((ddim, target) for target in targets), *((each, each.baked or 1.0) for each in who)]:
-        decides = room.decided("windows", each, NUM_WINDOWS, target, group, reference=room.sizes.reference_steps)
+        decides = room.decided("windows", each, NUM_WINDOWS, target, group, reference=room.sizes.reference_steps,
+                               own=room.sizes.own_path_steps)  # fmt: skip
         numbers = room.shelf.row(decides, lambda each=each, w=target: _cross(room, each, w, group)).numbers
         rows.append({"id": each.id, "method": each.name, "target": target, **numbers})
     return rows
@@ -99,7 +99,7 @@ def _cross(room: Room, who: Contestant, target: float, group: Group) -> Row:
     errors = window_errors(cross, [true[window * a_window] for window in range(NUM_WINDOWS + 1)])
     if not who.is_trained:
         return Row(numbers={"errors": errors, "bends": _bends(true)})
-    own = room.bench.path(who, OWN_PATH_STEPS, 1.0, group.noise, prompts=prompts, whole=True)
+    own = room.bench.path(who, room.sizes.own_path_steps, 1.0, group.noise, prompts=prompts, whole=True)
     return Row(numbers={"errors": errors, "bends": _bends(own)})
 
 

@@ -28,6 +28,7 @@ class Sizes:
     reference_steps: int = 200
     paired_steps: tuple[int, ...] = (4, 5, 8)
     num_paths: int = 24
+    own_path_steps: int = 64
     num_diverse: int = 12
     num_seeds: int = 8
     num_negative: int = 64
@@ -43,6 +44,6 @@ class Sizes:
 FULL = Sizes()
 QUICK = Sizes(
     num_pictures=8, num_raced=8, num_swept=4, sweep=(1.0, 3.0), sweep_steps=(4,), more_steps=(2,), num_paired=2,
-    reference_steps=20, paired_steps=(4, 5), num_paths=2, num_diverse=2, num_seeds=2, num_negative=2, num_doubles=4,
-    dynamic=(2.0,), num_styled=4, style_minutes=0.03, num_style_scenes=12, num_rounds=1, num_resamples=5,
+    reference_steps=20, paired_steps=(4, 5), num_paths=2, own_path_steps=16, num_diverse=2, num_seeds=2, num_negative=2,
+    num_doubles=4, dynamic=(2.0,), num_styled=4, style_minutes=0.03, num_style_scenes=12, num_rounds=1, num_resamples=5,
 )  # fmt: skip
