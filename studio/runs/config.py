@@ -95,7 +95,7 @@ class TrainingConfig:
                                       "LCM and PCM draw.", low=1.0, high=15.0, advanced=True)  # fmt: skip
     window_starts: Literal["pictures", "teacher"] = _choice(
         "pictures", "Where windows begin: at pictures with noise added, as in the paper; or on the teacher's own way "
-        "from pure noise, where its guidance leads and where drawing will be. Then pictures lend only their captions.",
+        "from pure noise, to which the pictures lend only their captions. Both came out alike on Tabletop.",
         advanced=True)  # fmt: skip
     error_at: Literal["end", "answer"] = _choice(
         "end", "Where PeRFlow's error counts: at the window's end that the answer leads to, so that noisy windows "
