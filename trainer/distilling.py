@@ -1,8 +1,9 @@
 """The methods with a teacher, bound to a base and a student.
 
 PeRFlow and Rectified Diffusion solve whole windows, from noised pictures or along the teacher's way from noise, and use
-each in `pair_reuse` steps at fresh times; LCM and PCM take one teacher step a sample. What a run may rely on is written in `method`. Windows are stratified: every batch holds
-each about equally often, a row of batches exactly so, in shapes that never change.
+each in `pair_reuse` steps at fresh times; LCM and PCM take one teacher step a sample. What a run may rely on is written
+in `method`. Windows are stratified: every batch holds each about equally often, a row of batches exactly so, in shapes
+that never change.
 """
 
 from __future__ import annotations

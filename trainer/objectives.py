@@ -104,8 +104,8 @@ class PeRFlow:
     def walk(self, teacher: Network, noise: torch.Tensor, condition: Any) -> tuple[Solved, ...]:
         """The teacher's own way from noise through all windows, each beginning where the one before ended.
 
-        Measured on Tabletop (a CFG-fixed LoRA, 330 steps of 32, one seed): as good as from pictures, and no better. RMSE
-        to the teacher's paths at 4 steps .318 and .318, at 8 .301 and .310; FD of 1,000 pictures 1.15 and 1.15.
+        Measured on Tabletop (a CFG-fixed LoRA, 330 steps of 32, one seed): as good as from pictures, no better. RMSE to
+        the teacher's paths at 4 steps .318 and .318, at 8 .301 and .310; FD of 1,000 pictures 1.15 and 1.15.
         """
         z, way = noise, []
         for k in range(self.windows.num_time_windows):
