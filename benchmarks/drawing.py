@@ -191,7 +191,7 @@ class Bench:
 
     def draw(self, contestant: Contestant, steps: Steps, guidance: Scales, noise: torch.Tensor, *,
              prompts: torch.Tensor | None = None, negative: torch.Tensor | None = None,
-             batch: int = 64) -> torch.Tensor:  # fmt: skip
+             batch: int = 32) -> torch.Tensor:  # fmt: skip
         """Latents for the first `len(noise)` prompts; two network rows at a step whose guidance is not 1.
 
         `negative` `[N or 1, 64, 192]` stands in the empty prompt's place.
@@ -201,7 +201,7 @@ class Bench:
     @torch.inference_mode()
     def path(self, contestant: Contestant, steps: Steps, guidance: Scales, noise: torch.Tensor, *,
              prompts: torch.Tensor | None = None, negative: torch.Tensor | None = None,
-             batch: int = 64, whole: bool = False) -> torch.Tensor:  # fmt: skip
+             batch: int = 32, whole: bool = False) -> torch.Tensor:  # fmt: skip
         """The latents after every step, `[steps + 1, N, 4, 16, 16]` from the noise on; without `whole` the last."""
         self.wear(contestant)
         scales = self.scales(contestant, steps, guidance)

@@ -79,12 +79,9 @@ def _swept_and_paired(room: Room) -> Iterator[Part]:
 
 def _raced(room: Room) -> Iterator[Part]:
     sizes = room.sizes
-    if room.further.scenes:
-        yield Part(kind="teacher, further", name="further teacher samples",
-                   rows=TEACHERS_CALLS * len(room.further.scenes), fill=room.further_teacher_samples)  # fmt: skip
     for who in racers(room):
         yield Part(kind="raced", name=f"race, {who.id}", rows=STEPS * sizes.num_raced, fill=partial(raced, room, who))
-    yield Part(kind="race", name="race, distances", needs=("teacher", "teacher, further", "raced"),
+    yield Part(kind="race", name="race, distances", needs=("teacher", "raced"),
                rows=_rows_of_distances(room, 3 * len(racers(room))), fill=partial(race, room))  # fmt: skip
 
 

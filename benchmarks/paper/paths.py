@@ -84,7 +84,7 @@ def windows(room: Room) -> list[dict[str, Any]]:
 def _cross(room: Room, who: Contestant, target: float, group: Group) -> Row:
     true = _true_path(room, target, group)
     a_window = (len(true) - 1) // NUM_WINDOWS
-    prompts = room.bench.embed(group.texts)
+    prompts = room.prompts(group)
     scale = 1.0 if who.is_trained else target
 
     def cross(z: torch.Tensor, window: int) -> torch.Tensor:
@@ -107,7 +107,7 @@ def _true_path(room: Room, guidance: float, group: Group) -> torch.Tensor:
     steps, ddim = room.sizes.reference_steps, room.bare("ddim")
 
     def make() -> Row:
-        prompts = room.bench.embed(group.texts)
+        prompts = room.prompts(group)
         path = room.bench.path(ddim, steps, guidance, group.noise, prompts=prompts, whole=True)
         return Row(numbers={}, arrays={"path": path.numpy().astype(np.float32)})
 

@@ -1,7 +1,7 @@
 """The race at equal calls: methods trained alike, all at 4 steps without guidance, so that a picture costs 4 calls.
 
-PeRFlow runs as the LoRA of its rivals' rank (`room.racer`). Distances are to as many teacher samples as there are
-pictures; everybody draws the same prompts from the same noise, so differences are paired.
+PeRFlow runs as the LoRA of its rivals' rank (`room.racer`). Distances are to the table's teacher samples; everybody
+draws the same prompts from the same noise, so differences are paired, and what the reference lacks falls out of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def raced(room: Room, who: Contestant) -> Pictures:
 
 def race(room: Room) -> list[dict[str, Any]]:
     """FD to teacher samples, and by how much PeRFlow's is larger than each rival's."""
-    reference, rows = room.race_samples(), []
+    reference, rows = room.teacher_samples(), []
     for who in racers(room):
         seen = raced(room, who)
         lead = raced(room, room.racer) if room.racer and who is not room.racer else None

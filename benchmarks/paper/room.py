@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.drawing import NOISE_SEED, Bench, Contestant, Scales, Steps, contestants, noise_of, unseen_scenes
-from benchmarks.measures import Eye, frechet_distance, interval, kernel_distance, things_right
+from benchmarks.measures import Eye, frechet_distance, interval, kernel_distance
 from benchmarks.measures.distances import Difference, Distance, difference
 from benchmarks.paper.shelf import Row, Shelf
 from benchmarks.paper.sizes import Sizes
@@ -26,6 +26,7 @@ from studio.perflow import weights_sha256
 from studio.perflow.guidance import num_network_calls
 from studio.specs import AcceleratorSpec
 from trainer.tabletop.captions import full_caption
+from trainer.tabletop.judge import things_found
 from trainer.tabletop.scenes import Scene
 
 NUM_SHOWN = 6
@@ -107,6 +108,7 @@ class Room:
     eye: Eye = field(init=False)
     all: list[Contestant] = field(init=False)
     facts: dict[str, Any] = field(init=False)
+    _prompts: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.bench = Bench(self.assets, 2, base=self.base)
@@ -190,27 +192,10 @@ class Room:
         """The prompts of the race."""
         return mixed_group("race", self.sizes.num_raced, RACE_FIRST, NOISE_SEED + 4)
 
-    @cached_property
-    def further(self) -> Group:
-        """Prompts after the reference's, as many as the race wants beyond those."""
-        sizes = self.sizes
-        count, first = max(0, sizes.num_raced - sizes.num_pictures), REFERENCE_FIRST + sizes.num_pictures
-        return mixed_group("reference", count, first, NOISE_SEED + 5)
-
     def teacher_samples(self, count: int | None = None) -> torch.Tensor:
         """Features of the teacher's pictures at the house's guidance; of as many as are compared."""
         whole = self.look(self.teacher, TEACHER_STEPS, self.guidance, self.others)
         return whole.features[:count]
-
-    def further_teacher_samples(self) -> torch.Tensor:
-        """The same of the prompts beyond, where there are any."""
-        return self.look(self.teacher, TEACHER_STEPS, self.guidance, self.further).features
-
-    def race_samples(self) -> torch.Tensor:
-        """The same, as many as race."""
-        if not self.further.scenes:
-            return self.teacher_samples(self.sizes.num_raced)
-        return torch.cat([self.teacher_samples(), self.further_teacher_samples()])
 
     # --- drawing ---
 
@@ -234,17 +219,22 @@ class Room:
                 negative: list[str] | None = None) -> torch.Tensor:  # fmt: skip
         """Drawn now."""
         against = None if negative is None else self.bench.embed(negative)
-        prompts = self.bench.embed(group.texts)
+        prompts = self.prompts(group)
         return self.bench.draw(who, steps, guidance, group.noise, prompts=prompts, negative=against)
+
+    def prompts(self, group: Group) -> torch.Tensor:
+        """A group's prompts `[N, 64, 192]`, read once."""
+        if group.name not in self._prompts:
+            self._prompts[group.name] = self.bench.embed(group.texts)
+        return self._prompts[group.name]
 
     def _look(self, latents: torch.Tensor, group: Group) -> Row:
         start = time.monotonic()
         pixels = self.bench.pixels(latents)
         shown = ((pixels[:NUM_SHOWN] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        arrays = {
-            "features": self.eye.features(pixels).numpy(), "shown": shown.numpy(),
-            "right": np.array(things_right(self.eye, pixels, group.scenes)),
-        }  # fmt: skip
+        seen = self.eye.logits(pixels)
+        right = np.array(things_found(seen["pairs"], group.scenes))
+        arrays = {"features": seen["features"].numpy(), "shown": shown.numpy(), "right": right}
         accuracies = self.eye.accuracies(pixels, group.scenes)
         return Row(numbers={"accuracies": accuracies, "seconds": time.monotonic() - start}, arrays=arrays)
 

@@ -97,7 +97,7 @@ def differences(room: Room, swept: list[dict[str, Any]]) -> dict[str, dict[str, 
 
 def leads(room: Room) -> dict[str, Contestant]:
     """Who is compared with everybody else, by its part."""
-    roles = {"perflow": room.perflow, "fixed": room.fixed, "racer": room.racer}
+    roles = {"perflow": room.perflow, "fixed": room.fixed}
     return {name: who for name, who in roles.items() if who}
 
 
