@@ -24,7 +24,7 @@ class Sizes:
     table_steps: tuple[int, ...] = (4, 8)
     more_steps: tuple[int, ...] = (2,)
     num_paired: int = 32
-    reference_steps: int = 100
+    reference_steps: int = 200
     paired_steps: tuple[int, ...] = (4, 5, 8)
     num_paths: int = 12
     own_path_steps: int = 64
