@@ -15,18 +15,18 @@ from gradio.components import Component
 
 from studio.errors import InvalidRequest
 from studio.types import GenerationRequest
+from studio.ui.catalog_lists import CatalogLists
 from studio.ui.form import (
     ADJUSTABLE,
     FIELDS,
     Form,
     Updates,
     Values,
-    accelerator_choices,
     accelerator_facts_html,
     advice_html,
     num_time_windows,
 )
-from studio.ui.form_layout import EXAMPLES, model_choices
+from studio.ui.form_layout import EXAMPLES
 from studio.ui.plain_html import picked
 from studio.ui.windows_view import grid_html
 
@@ -52,21 +52,13 @@ def connect_form(form: Form, services: Services) -> None:
     form.accelerator.input(act.change_accelerator, everything, [*outputs, *form.facts], **LATEST)
     form.schedule.mode.input(act.change_mode, everything, list(form.schedule.components), **LATEST)
     form.presets.select(act.apply_preset, everything, form.outputs, **QUIETLY)
-    _follow_catalogue(form, act)
+    CatalogLists(services, [(form.model, form.accelerator)]).connect(gr.Timer(LISTS_EVERY_SECONDS).tick)
     form.follow_advice.click(act.follow, everything, [*outputs, form.set_by_hand], **QUIETLY)
     form.examples.select(act.example, None, form.prompt, **QUIETLY)
     form.dice.click(lambda: -1, None, form.seed, **QUIETLY)
     planned = [each for field in FIELDS if "prompt" not in field for each in form.components_of(field)]
     shown = [form.grid, form.advice, form.follow_advice, *form.error_places]
     gr.on(_listeners(planned, "change"), act.refresh, form.inputs, shown, trigger_mode="always_last", **QUIETLY)
-
-
-def _follow_catalogue(form: Form, act: FormActions) -> None:
-    """Lists are right on a fresh page, and on one that has long been open when a run brings forth something new."""
-    seen = gr.State(-1)
-    lists = [form.model, form.accelerator, seen]
-    gr.on(None, partial(act.refresh_lists, seen), set(lists), lists, **QUIETLY)
-    gr.Timer(LISTS_EVERY_SECONDS).tick(partial(act.refresh_lists, seen), set(lists), lists, **QUIETLY)
 
 
 def _listeners(components: Iterable[Component], event: str) -> list[Any]:
@@ -86,23 +78,6 @@ class FormActions:
     def mark(self, field: str, set_by_hand: frozenset[str]) -> frozenset[str]:
         """Remember that a person chose this field's value."""
         return set_by_hand | {field}
-
-    def refresh_lists(self, seen: gr.State, values: Values) -> Updates:
-        """Models and accelerators as the catalogue has them now; on a fresh page also what was downloaded since."""
-        form, services = self._form, self._services
-        revision = services.catalog.revision
-        if values[seen] == revision:
-            return {seen: gr.skip()}
-        models = [each.id for each in services.catalog.models]
-        model = values[form.model] if values[form.model] in models else services.default_model
-        offered = services.accelerators(model)
-        kept = values[form.accelerator] in [each.id for each in offered]
-        accelerator = values[form.accelerator] if kept else services.catalog.model(model).default_accelerator
-        return {
-            form.model: gr.update(choices=model_choices(services.models()), value=model),
-            form.accelerator: gr.update(choices=accelerator_choices(offered), value=accelerator),
-            seen: revision,
-        }
 
     def refresh(self, values: Values) -> Updates:
         """The plan and its cost, what the catalogue recommends, and the first thing that makes no sense."""
@@ -141,6 +116,9 @@ class FormActions:
         keep = "accelerator" in values[form.set_by_hand] and current in offered
         accelerator = current if keep else spec.default_accelerator
         updates = form.model_updates(spec, services, accelerator)
+        del updates[form.model]  # it stands there, or a newer choice that this answer must not undo
+        if keep:
+            del updates[form.accelerator]["value"]
         return {**updates, **self._fill({**values, form.accelerator: accelerator}, values[form.set_by_hand])}
 
     def change_accelerator(self, values: Values) -> Updates:
@@ -184,9 +162,11 @@ class FormActions:
         chosen = {"model": values[form.model], "accelerator": values[form.accelerator], **preset.request}
         wanted = self._services.resolve(**{"prompt": "", **chosen})
         fields = {component for field in preset.request for component in form.components_of(field)}
-        if fields & {form.model, form.accelerator}:
-            fields |= {form.model, form.accelerator, *form.facts}
-        updates = {each: update for each, update in form.show(wanted, self._services).items() if each in fields}
+        lists = {form.accelerator, *form.facts} if fields & {form.model, form.accelerator} else set()
+        shown = form.show(wanted, self._services)
+        if form.accelerator not in fields:
+            del shown[form.accelerator]["value"]
+        updates = {each: update for each, update in shown.items() if each in fields | lists}
         return {**updates, form.set_by_hand: values[form.set_by_hand] | set(preset.request)}
 
     def example(self, event: gr.EventData) -> str:

@@ -70,3 +70,43 @@ def open_tab(page: Any, title: str) -> None:
         page.click(".overflow-menu > button")
         tab = page.locator(f".overflow-dropdown button:has-text('{title}')")
     tab.click()
+
+
+class LateLists:
+    """Holds back every answer that brings the text-to-image form's lists, as a slow line would, until `release`."""
+
+    ASKED_BY = """() => {
+      const { components, dependencies } = window.gradio_config;
+      const ids = ['model', 'accelerator'].map(
+        field => components.find(each => each.props.elem_id === 'text-to-image-' + field).id);
+      const onlyLists = each => each.outputs.length === 3 && ids.every(id => each.outputs.includes(id));
+      return dependencies.filter(onlyLists).map(each => each.id);
+    }"""
+
+    def __init__(self, page: Any) -> None:
+        self._page, self._held, self._is_slow = page, [], True
+        self._asked_by = page.evaluate(self.ASKED_BY)
+        page.route("**/run/predict*", self._answer)
+
+    def _answer(self, route: Any) -> None:
+        if route.request.post_data_json["fn_index"] not in self._asked_by:
+            route.continue_()
+            return
+        response = route.fetch()
+        if self._is_slow and '"choices"' in response.text():
+            self._held.append((route, response))
+        else:
+            route.fulfill(response=response)
+
+    def wait(self) -> None:
+        """Until one is held."""
+        while not self._held:
+            self._page.wait_for_timeout(100)
+
+    def release(self) -> None:
+        """Let them come, and hold no other; back when the page has taken them in."""
+        self._is_slow = False
+        for route, response in self._held:
+            route.fulfill(response=response)
+        self._page.unroute_all(behavior="ignoreErrors")
+        self._page.wait_for_timeout(1000)

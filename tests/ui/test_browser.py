@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from tests.ui.running import open_tab, watched
+from tests.ui.running import LateLists, open_tab, watched
 
 pytestmark = pytest.mark.browser
 PROMPT = "#text-to-image-prompt textarea"
@@ -148,6 +148,22 @@ def test_recommendations_are_offered_and_never_overwrite(page) -> None:
 def choose(page, field: str, title: str) -> None:
     page.click(f"#text-to-image-{field} input")
     page.click(f"[role=option]:has-text('{title}')")
+
+
+def test_lists_that_come_late_undo_no_choice_and_are_then_of_its_model(page) -> None:
+    late = LateLists(page)
+    page.reload()
+    late.wait()
+    choose(page, "model", "Stable Diffusion XL")
+    shown = "document.querySelector('#text-to-image-accelerator input').value"
+    page.wait_for_function(f"{shown} === 'PeRFlow for SDXL'")
+    late.release()
+    assert page.input_value("#text-to-image-model input").startswith("Stable Diffusion XL")
+    page.wait_for_function(f"{shown} === 'PeRFlow for SDXL'")
+    page.click("#text-to-image-accelerator input")
+    assert "PeRFlow (4 windows)" not in page.locator("[role=option]").all_inner_texts()
+    assert page.locator(".toast-body").count() == 0
+    assert page.broken == []
 
 
 def test_examples_presets_and_seeds_are_one_click_away(page) -> None:

@@ -26,6 +26,7 @@ from studio.errors import InvalidRequest
 from studio.services import Services
 from studio.types import GenerationRequest
 from studio.ui import layout
+from studio.ui.catalog_lists import CatalogLists
 from studio.ui.compare import grid
 from studio.ui.compare.contest import BUSY
 from studio.ui.compare.fields import CardError, read_guidance
@@ -169,6 +170,22 @@ def test_contestants_come_and_go_and_keep_their_letters_in_order(grids: Grids) -
         assert values[fields.count] == count
     assert act.reference(values) == 1  # the new ones are no reference
     assert act.show(act._rows(values))[fields.add] == gr.update(visible=False)
+
+
+def test_no_answer_writes_back_what_it_was_asked_with(grids: Grids, services: Services) -> None:
+    fields, act = grids.contest.fields, grids.contest.act
+    first, second = fields.cards[:2]
+    lists = CatalogLists(services, [(card.model, card.accelerator) for card in fields.cards])
+    asked = page(grids) | {each: each.value for card in fields.cards for each in card.values} | {lists.made_for: ""}
+    late = lists.refresh(asked)
+    assert len(late) == 2 * len(fields.cards) + 1
+    assert not any("value" in late[each] for card in fields.cards for each in (card.model, card.accelerator))
+    changing = act.change_model(0, page(grids, {first.model: "sd15", first.accelerator: "ddim"}))
+    assert "value" not in changing[first.accelerator]  # it fits, and so it stays
+    for updates, card in ((act.add(page(grids)), second), (act.remove(1, page(grids)), first)):
+        assert all(updates[each] == gr.skip() for each in card.values)
+    assert "value" not in grids.wishes.change_count(3, 2)[grids.parts.like]
+    assert grids.wishes.change_count(2, 2)[grids.parts.like]["value"] == 1
 
 
 def test_only_one_is_the_reference(grids: Grids) -> None:

@@ -207,6 +207,21 @@ def test_where_a_model_has_nothing_to_follow_by_a_sentence_stands_and_nothing_mo
     assert "" in follow.receive(id, "sd15", "", "none").values()  # nothing that needs a download is chosen unasked
 
 
+def test_controls_are_offered_late_and_only_what_does_not_fit_is_dropped(
+    drawing: ControlDrawing, services: Services
+) -> None:
+    fields = drawing.fields
+    unit, reference = fields.units[0], fields.references[0]
+    offered = fields.offer(services.controls("tabletop"), "Tabletop")
+    assert not any("value" in offered[picker] for picker in fields.pickers)
+    chosen = page(drawing, values={unit.control: "tabletop-canny", reference.adapter: "tabletop-ip"})
+    assert fields.drop(services.controls("tabletop"), chosen) == {fields.none_here: gr.skip()}
+    dropped = fields.drop(services.controls("sd15"), chosen)
+    assert {picker for picker in fields.pickers if dropped.get(picker) == ""} == {unit.control, reference.adapter}
+    plain = fields.show(services.resolve(prompt="x", model="tabletop"), services)
+    assert all(plain[picker]["value"] == "" for picker in fields.pickers)
+
+
 def test_every_example_is_a_request_that_its_chip_sets_up(drawing: ControlDrawing, services: Services) -> None:
     shown = examples(services)
     assert {spec.id for spec in shown} == {f"tabletop-{name}" for name in ("canny", "depth", "pose", "tile", "ip")}

@@ -18,7 +18,8 @@ from studio.services import Services
 from studio.settings import Settings
 from studio.types import GenerationRequest, Guidance
 from studio.ui import feedback
-from studio.ui.form import FIELDS, Form
+from studio.ui.catalog_lists import CatalogLists
+from studio.ui.form import FIELDS, Form, accelerator_choices
 from studio.ui.form_events import FormActions
 from studio.ui.form_layout import build_form
 from studio.ui.text_to_image import Drawing, build_result
@@ -196,19 +197,68 @@ def test_an_empty_prompt_is_refused_before_any_work(drawing: Drawing) -> None:
     assert "some words" in updates[0][drawing.form.errors["prompt"]]
 
 
-def test_an_open_page_lists_what_was_trained_meanwhile_and_loses_what_was_deleted(
-    form: Form, services: Services
-) -> None:
-    seen, act = gr.State(-1), FormActions(form, services)
-    fresh = {**page_of(form), seen: -1}
-    values = after(fresh, act.refresh_lists(seen, fresh))
-    assert list(act.refresh_lists(seen, values)) == [seen]  # nothing new: nothing is sent
-    mine = replace(services.catalog.accelerator("perflow-tabletop"), id="run-mine", title="Mine")
+@pytest.fixture
+def lists(form: Form, services: Services) -> Iterator[CatalogLists]:
+    with gr.Blocks():
+        yield CatalogLists(services, [(form.model, form.accelerator)])
+    services.catalog.show_results(models=(), accelerators=())
+
+
+def trained(services: Services, title: str = "Mine") -> None:
+    """A run has brought forth an accelerator."""
+    mine = replace(services.catalog.accelerator("perflow-tabletop"), id="run-mine", title=title)
     services.catalog.show_results(models=(), accelerators=(mine,))
-    updates = act.refresh_lists(seen, values)
+
+
+def test_an_open_page_lists_what_was_trained_meanwhile_and_loses_what_was_deleted(
+    form: Form, services: Services, lists: CatalogLists
+) -> None:
+    fresh = {**page_of(form), lists.made_for: ""}
+    values = after(fresh, lists.refresh(fresh))
+    assert lists.refresh(values) == {lists.made_for: gr.skip()}  # nothing new: nothing is sent
+    trained(services)
+    updates = lists.refresh(values)
     assert ("Mine", "run-mine") in updates[form.accelerator]["choices"]
-    assert updates[form.accelerator]["value"] == values[form.accelerator]
     values = after(values, updates) | {form.accelerator: "run-mine"}
     services.catalog.show_results(models=(), accelerators=())
-    updates = act.refresh_lists(seen, values)
+    updates = lists.refresh(values)
     assert updates[form.accelerator]["value"] == services.catalog.model(values[form.model]).default_accelerator
+    assert "value" not in updates[form.model]
+    gone = lists.refresh({**values, form.model: "run-gone"})
+    assert gone[form.model]["value"] == services.default_model
+
+
+def test_lists_asked_for_before_a_choice_and_answered_after_it_leave_it(
+    form: Form, services: Services, lists: CatalogLists
+) -> None:
+    asked = {**page_of(form), lists.made_for: ""}
+    trained(services)
+    late = lists.refresh(asked)
+    assert not any("value" in late[each] for each in (form.model, form.accelerator))
+    wanted = services.resolve(prompt="", model="sd15", seed=0)
+    values = after(after(asked, form.show(wanted, services)), late)
+    assert (values[form.model], values[form.accelerator]) == (wanted.model, wanted.accelerator)
+    mended = lists.refresh(values)  # its arrival asks again, for it was made for another model
+    assert mended[form.accelerator]["choices"] == accelerator_choices(services.accelerators("sd15"))
+    assert "value" not in mended[form.accelerator]
+    assert lists.refresh(after(values, mended)) == {lists.made_for: gr.skip()}
+
+
+def test_lists_of_another_model_wait_for_its_accelerator(form: Form, lists: CatalogLists) -> None:
+    changing = {**page_of(form, model="sd15"), lists.made_for: ""}  # its answer, which brings one, is on its way
+    assert lists.refresh(changing) == {lists.made_for: gr.skip()}
+
+
+def test_no_answer_writes_back_what_it_was_asked_with(
+    form: Form, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act = FormActions(form, services)
+    values = page_of(form, model="sdxl", accelerator="ddim")
+    assert form.model not in act.change_model(values)
+    updates = act.change_model({**values, form.set_by_hand: frozenset({"accelerator"})})
+    assert "value" not in updates[form.accelerator]
+    preset = replace(services.catalog.presets[0], id="another", request={"model": "sd15"})
+    monkeypatch.setattr(services.catalog, "presets", (preset,))
+    updates = act.apply_preset(page_of(form, accelerator="ddim"), SimpleNamespace(pick="another"))
+    assert updates[form.model]["value"] == "sd15"
+    assert "value" not in updates[form.accelerator]

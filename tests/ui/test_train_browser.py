@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_api_training import a_zip
-from tests.ui.running import open_tab, start_studio, watched
+from tests.ui.running import LateLists, open_tab, start_studio, watched
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 WAIT_MILLISECONDS = 120_000
@@ -223,6 +223,19 @@ def test_a_finished_run_is_tried_downloaded_and_listed_at_once(page) -> None:
     page.wait_for_selector("img.result")
     outside = [url for url in page.requested if not url.startswith(("http://127.0.0.1", "data:", "blob:"))]
     assert outside == []
+    assert page.broken == []
+
+
+def test_lists_asked_for_before_try_it_now_leave_what_it_has_chosen(page) -> None:
+    late = LateLists(page)
+    start_run(page, "Tried at once", steps=2)
+    page.wait_for_selector("#train-try:visible")
+    late.wait()
+    page.click("#train-try")
+    chosen = "document.querySelector('#text-to-image-accelerator input').value.startsWith('Tried at once')"
+    page.wait_for_function(chosen)
+    late.release()
+    assert page.evaluate(chosen)
     assert page.broken == []
 
 

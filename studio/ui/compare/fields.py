@@ -19,7 +19,7 @@ from studio.types import GenerationRequest, Guidance, StepPlan
 from studio.ui.compare.layout import BUDGETS, Card, Fields, scales_in_words
 from studio.ui.feedback import field_error_html
 from studio.ui.form import Updates, Values, accelerator_choices
-from studio.ui.form_layout import EXAMPLES, model_choices
+from studio.ui.form_layout import EXAMPLES
 from studio.ui.plain_html import picked
 from studio.ui.windows_view import grid_html, plural
 
@@ -172,7 +172,9 @@ class FieldActions:
         current = values[card.accelerator]
         kept = current in {each.id for each in offered}
         accelerator = current if kept else services.catalog.model(values[card.model]).default_accelerator
-        update = gr.update(choices=accelerator_choices(offered), value=accelerator)
+        update = gr.update(choices=accelerator_choices(offered))
+        if not kept:  # else it stands there, or a newer choice that this answer must not undo
+            update["value"] = accelerator
         return {card.accelerator: update, **self._advice(card, accelerator, values[card.kept])}
 
     def change_accelerator(self, index: int, values: Values) -> Updates:
@@ -194,12 +196,12 @@ class FieldActions:
     def add(self, values: Values) -> Updates:
         """One contestant more: as the last one, until it is changed."""
         rows = self._rows(values)
-        return self.show([*rows, {**rows[-1], "is_reference": False}])
+        return self.show([*rows, {**rows[-1], "is_reference": False}], first=len(rows))
 
     def remove(self, index: int, values: Values) -> Updates:
         """One contestant less; those after it take its letter."""
         rows = self._rows(values)
-        return self.show([row for i, row in enumerate(rows) if i != index])
+        return self.show([row for i, row in enumerate(rows) if i != index], first=index)
 
     def _rows(self, values: Values) -> list[Choices]:
         """The cards as they stand, whatever stands in them."""
@@ -207,15 +209,15 @@ class FieldActions:
         cards = self._fields.cards[: values[self._fields.count]]
         return [{name: values[getattr(card, name)] for name in names} for card in cards]
 
-    def show(self, rows: Sequence[Mapping[str, Any]]) -> Updates:
-        """Updates that make the cards say exactly these contestants."""
+    def show(self, rows: Sequence[Mapping[str, Any]], first: int = 0) -> Updates:
+        """Updates that make the cards say exactly these contestants; those before `first` are left as they are."""
         fields = self._fields
         updates: Updates = {fields.count: len(rows), fields.add: gr.update(visible=len(rows) < MAX_CONTESTANTS)}
         for index, card in enumerate(fields.cards):
             updates[card.box] = gr.update(visible=index < len(rows))
             updates[card.remove] = gr.update(visible=len(rows) > MIN_CONTESTANTS)
             updates |= dict.fromkeys(card.values, gr.skip())
-            if index < len(rows):
+            if first <= index < len(rows):
                 updates |= self._card_updates(card, rows[index])
         return updates
 
@@ -231,21 +233,6 @@ class FieldActions:
             card.strength: row.get("strength", 1.0),
             card.kept: row.get("kept", frozenset()),
         }
-
-    def refresh_lists(self, values: Values) -> Updates:
-        """Models and accelerators as the catalogue has them now."""
-        fields, services = self._fields, self._services
-        models = model_choices(services.models())
-        known = {id for _, id in models}
-        updates: Updates = {}
-        for card in fields.cards:
-            model = values[card.model] if values[card.model] in known else services.default_model
-            offered = services.accelerators(model)
-            kept = values[card.accelerator] in {each.id for each in offered}
-            accelerator = values[card.accelerator] if kept else services.catalog.model(model).default_accelerator
-            updates[card.model] = gr.update(choices=models, value=model)
-            updates[card.accelerator] = gr.update(choices=accelerator_choices(offered), value=accelerator)
-        return updates
 
     def example(self, event: gr.EventData) -> str:
         """The example prompt of a chip."""

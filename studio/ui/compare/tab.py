@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from studio.errors import NotFound
+from studio.ui.catalog_lists import CatalogLists
 from studio.ui.compare.contest import Contest
 from studio.ui.compare.fields import start_of
 from studio.ui.compare.grid import Grids
-from studio.ui.compare.grid_layout import build_grids
+from studio.ui.compare.grid_layout import build_grids, like_choices
 from studio.ui.compare.layout import TAB_ID, build_fields, build_result
 from studio.ui.compare.stops import Stops
 from studio.ui.compare.view import ShownContest
@@ -48,7 +49,7 @@ def build_compare(services: Services, tab: gr.Tab) -> tuple[list[Source], Destin
 
     def receive(history_id: str) -> Updates:
         updates = contest.act.receive(services.history.get(history_id).request)
-        return {**updates, **grids.wishes.change_count(updates[fields.count], 0)}
+        return {**updates, grid_parts.like: gr.update(choices=like_choices(updates[fields.count]), value=0)}
 
     outputs = [
         *fields.contestants,
@@ -76,8 +77,7 @@ def _connect_fields(contest: Contest, tab: gr.Tab) -> list[Any]:
     latest: dict[str, Any] = {**quick, "trigger_mode": "always_last"}  # a choice during another's answer counts
     fields.equal.input(act.change_equal, fields.equal, fields.budget, **latest)
     everything = {*fields.inputs, *(card.kept for card in fields.cards)}
-    lists = [each for card in fields.cards for each in (card.model, card.accelerator)]
-    tab.select(act.refresh_lists, set(lists), lists, **quick)
+    CatalogLists(contest.services, [(card.model, card.accelerator) for card in fields.cards]).connect(tab.select)
     recounted = [fields.add.click(act.add, everything, fields.contestants, **quick)]
     for index, card in enumerate(fields.cards):
         advised = [card.steps, card.guidance, card.strength]

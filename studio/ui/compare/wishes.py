@@ -149,4 +149,7 @@ class Wishes:
 
     def change_count(self, count: int, like: int | None) -> Updates:
         """More or fewer contestants to be like."""
-        return {self._parts.like: gr.update(choices=like_choices(count), value=min(like or 0, count - 1))}
+        update = gr.update(choices=like_choices(count))
+        if like is None or like >= count:
+            update["value"] = min(like or 0, count - 1)
+        return {self._parts.like: update}

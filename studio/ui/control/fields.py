@@ -121,6 +121,12 @@ class ControlFields:
         return [*(each for part in (self.initial, *self.units, *self.references) for each in part.outputs),
                 self.none_here]  # fmt: skip
 
+    @property
+    def pickers(self) -> dict[gr.Dropdown, gr.HTML]:
+        """What chooses a control, and where its facts stand."""
+        units = {unit.control: unit.facts for unit in self.units}
+        return units | {each.adapter: each.facts for each in self.references}
+
     # --- from the page to a request ---
 
     def conditions(self, values: Values, services: Services, size: tuple[int, int]) -> dict[str, Any]:
@@ -182,6 +188,8 @@ class ControlFields:
     def show(self, request: GenerationRequest, services: Services) -> Updates:
         """Updates that make these fields say exactly the request's conditions. Raises `NotFound` for a lost picture."""
         updates = self.offer(services.controls(request.model), services.catalog.model(request.model).title)
+        for picker, facts in self.pickers.items():
+            updates |= {picker: _and(updates[picker], value=""), facts: ""}
         for unit in self.units:
             updates |= {unit.picture: None, unit.map: gr.update(visible=False), unit.map_id: None, unit.words: ""}
         for fields in self.references:
@@ -210,18 +218,25 @@ class ControlFields:
         }
 
     def offer(self, found: tuple[ControlStatus, ...], title: str) -> Updates:
-        """The controls that fit the model of that title, which fields make sense with them, and what it lacks."""
+        """The controls that fit the model of that title, which fields make sense with them, and what it lacks.
+
+        What is chosen stays, also where it does not fit: see `drop`.
+        """
         nets, adapters = of_kind(found, "controlnet"), of_kind(found, "ip_adapter")
         updates: Updates = {self.none_here: lack_html(found, title)}
         for unit in self.units:
             updates[unit.fold] = gr.update(visible=bool(nets))
-            updates[unit.control] = gr.update(choices=control_choices(nets), value="")
-            updates[unit.facts] = ""
+            updates[unit.control] = gr.update(choices=control_choices(nets))
         for fields in self.references:
             updates[fields.fold] = gr.update(visible=bool(adapters))
-            updates[fields.adapter] = gr.update(choices=control_choices(adapters), value="")
-            updates[fields.facts] = ""
+            updates[fields.adapter] = gr.update(choices=control_choices(adapters))
         return updates
+
+    def drop(self, found: tuple[ControlStatus, ...], values: Values) -> Updates:
+        """Off where what is chosen is none of these controls."""
+        ids = {"", *(each.spec.id for each in found)}
+        lost = {picker: facts for picker, facts in self.pickers.items() if values[picker] not in ids}
+        return {self.none_here: gr.skip(), **dict.fromkeys([*lost, *lost.values()], "")}
 
 
 def control_choices(found: list[ControlStatus]) -> list[tuple[str, str]]:

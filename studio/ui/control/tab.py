@@ -29,7 +29,7 @@ from studio.ui.destinations import Destination, SettingsTaker, Source
 from studio.ui.editor_pictures import drawn_picture
 from studio.ui.feedback import failure_html, field_error_html
 from studio.ui.form import Form
-from studio.ui.form_events import connect_form
+from studio.ui.form_events import LATEST, connect_form
 from studio.ui.form_layout import build_form
 from studio.ui.plain_html import pickable_html, picked, plain_html
 from studio.ui.text_to_image import Drawing, Result, build_result, connect_generation, connect_result
@@ -125,27 +125,22 @@ def _choices(request: GenerationRequest) -> dict[str, Any]:
 
 
 def _connect_fields(services: Services, form: Form, fields: ControlFields, tab: gr.Tab) -> None:
-    def offer(values: Values) -> Updates:
-        """The controls of the model that stands there; what is chosen stays where it still fits."""
-        found = services.controls(values[form.model])
-        ids = {each.spec.id for each in found}
-        updates = fields.offer(found, services.catalog.model(values[form.model]).title)
-        facts = {unit.control: unit.facts for unit in fields.units}
-        facts |= {each.adapter: each.facts for each in fields.references}
-        for picker, place in facts.items():
-            if values[picker] in ids:
-                updates[picker] = gr.update(**{**updates[picker], "value": values[picker]})
-                updates[place] = control_facts_html(services.catalog.control(values[picker]))
-        return updates
+    def offer(model: str) -> Updates:
+        """The controls of the model that stands there."""
+        return fields.offer(services.controls(model), services.catalog.model(model).title)
 
-    pickers = {form.model, *(u.control for u in fields.units), *(r.adapter for r in fields.references)}
-    gr.on([tab.select, form.model.change], offer, pickers, fields.outputs, queue=False, **QUIETLY)
+    def drop(values: Values) -> Updates:
+        """What was chosen for another model, by what stands there once the change is complete: a request that is shown
+        brings its model and its controls together, and these must not go."""
+        return fields.drop(services.controls(values[form.model]), values)
+
+    lists: dict[str, Any] = {**LATEST, "preprocess": False}
+    offered = gr.on([tab.select, form.model.change], offer, form.model, fields.outputs, **lists)
+    offered.then(drop, {form.model, *fields.pickers}, fields.outputs, **lists)
     for unit in fields.units:
         _connect_unit(services, form, fields, unit)
     for each in fields.references:
-        each.adapter.input(
-            partial(_choose_adapter, services), each.adapter, [each.facts, each.scale], queue=False, **QUIETLY
-        )
+        each.adapter.input(partial(_choose_adapter, services), each.adapter, [each.facts, each.scale], **LATEST)
 
 
 def _connect_unit(services: Services, form: Form, fields: ControlFields, unit: UnitFields) -> None:
@@ -171,7 +166,7 @@ def _connect_unit(services: Services, form: Form, fields: ControlFields, unit: U
     )  # fmt: skip
     unit.control.input(
         partial(_choose_control, services, unit), {unit.control, unit.annotator},
-        [unit.facts, unit.annotator, unit.weight, *shown], queue=False, **QUIETLY,
+        [unit.facts, unit.annotator, unit.weight, *shown], **LATEST,
     )  # fmt: skip
 
 

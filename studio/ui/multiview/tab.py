@@ -229,8 +229,10 @@ def _connect(services: Services, page: ViewsOnPage) -> None:
     seen = [parts.prepared, parts.seen, parts.error]
     of_picture = [parts.picture, parts.background, parts.model]
     gr.on([parts.picture.change, parts.background.change, parts.model.change], page.prepare, of_picture, seen, **QUIET)
-    # By hand only: a restored request brings its own accelerator and steps.
-    parts.model.input(page.network, parts.model, [parts.accelerator, parts.steps], **QUIET)
+    # By hand only: a restored request brings its own accelerator and steps. A choice during another's answer counts.
+    parts.model.input(
+        page.network, parts.model, [parts.accelerator, parts.steps], trigger_mode="always_last", **QUIET
+    )  # fmt: skip
     changes = [parts.steps.change, parts.guidance.change, parts.accelerator.change]
     gr.on(changes, page.plan, parts.choices, parts.grid, **QUIET)
     parts.generate.click(page.draw, parts.choices, parts.result, concurrency_limit=None, **QUIET)

@@ -94,9 +94,11 @@ def _connect_form(act: StartActions) -> None:
     fields = form.fields.components
     filled = [*fields.values(), form.recipe_facts, form.base, form.base_facts, form.name, part.suggested,
               pictures.picker]  # fmt: skip
-    gr.on([form.goal.input, form.machine.input], act.take_recipe, act.inputs, filled, queue=False, **QUIETLY)
-    form.base.input(act.change_base, act.inputs, filled, queue=False, **QUIETLY)
-    fields["method"].input(act.change_method, act.inputs, filled, queue=False, **QUIETLY)  # pyright: ignore
+    # A choice made while the one before is still being answered counts.
+    latest: dict[str, Any] = {"trigger_mode": "always_last", "queue": False, **QUIETLY}
+    gr.on([form.goal.input, form.machine.input], act.take_recipe, act.inputs, filled, **latest)
+    form.base.input(act.change_base, act.inputs, filled, **latest)
+    fields["method"].input(act.change_method, act.inputs, filled, **latest)  # pyright: ignore
     changed: list[Any] = [
         *fields.values(),
         form.base,
@@ -108,11 +110,10 @@ def _connect_form(act: StartActions) -> None:
         part.rate,
     ]
     checked = [*act.error_places, part.start, part.report, part.estimated, part.commands]
-    gr.on([each.change for each in changed], act.refresh, act.inputs, checked, trigger_mode="always_last", queue=False,
-          **QUIETLY)  # fmt: skip
+    gr.on([each.change for each in changed], act.refresh, act.inputs, checked, **latest)
     sized: list[Any] = [pictures.picker, fields["resolution"], fields["batch_size"]]
     gr.on([each.change for each in sized], act.card, act.inputs, [pictures.card, pictures.delete, pictures.confirm],
-          trigger_mode="always_last", queue=False, **QUIETLY)  # fmt: skip
+          **latest)  # fmt: skip
 
 
 def _connect_look(training: TrainingServices, panel: RunPanel, tab: gr.Tab, pictures: DatasetField) -> None:

@@ -29,7 +29,7 @@ from studio.ui import stage
 from studio.ui.destinations import Destination, SettingsTaker, Source
 from studio.ui.feedback import event_in_words, failure_html, field_error_html, result_in_words
 from studio.ui.form import Form, Updates, Values, num_time_windows, recommended
-from studio.ui.form_events import connect_form
+from studio.ui.form_events import LATEST, connect_form
 from studio.ui.form_layout import build_form
 from studio.ui.text_to_image import Drawing, Result, Starter, build_result, connect_generation, connect_result
 from studio.ui.upscale.layout import (
@@ -316,12 +316,9 @@ def _connect(drawing: Enlarging) -> None:
         changes, drawing.estimate, drawing.inputs, [fields.estimate, fields.error], trigger_mode="always_last",
         queue=False, **QUIETLY,
     )  # fmt: skip
-    form.model.input(
-        drawing.change_model, form.model, [*fields.tiles, fields.facts], queue=False, **QUIETLY
-    )  # fmt: skip
-    fields.control.input(
-        drawing.change_control, [form.model, fields.control], [fields.creativity, fields.weight], queue=False, **QUIETLY
-    )
+    form.model.input(drawing.change_model, form.model, [*fields.tiles, fields.facts], **LATEST)
+    advised = [fields.creativity, fields.weight]
+    fields.control.input(drawing.change_control, [form.model, fields.control], advised, **LATEST)
     finished.redo.click(
         drawing.redo, {result.chosen, finished.threshold}, drawing.outputs, concurrency_limit=None, **QUIETLY
     )
