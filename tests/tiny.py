@@ -69,19 +69,31 @@ def tiny_delta(
     return path
 
 
-def tiny_lora(folder: Path, pipeline_folder: Path, *, family: Family = "sd15", seed: int = 2) -> Path:
-    """Write a random rank-2 LoRA of the UNet's attention, in the layout LoRAs are published in."""
+def tiny_lora(
+    folder: Path, pipeline_folder: Path, *, family: Family = "sd15", seed: int = 2, reads_too: bool = False
+) -> Path:
+    """Write a random rank-2 LoRA of the UNet's attention, in the layout LoRAs are published in; where it `reads_too`,
+    with layers of the text encoder."""
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
-    unet = UNet2DConditionModel.from_pretrained(pipeline_folder, subfolder="unet")
+    def layers(network: Any, targets: list[str]) -> dict[str, torch.Tensor]:
+        network.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=targets, init_lora_weights=False))
+        return get_peft_model_state_dict(network, save_embedding_layers=False)
+
+    cls = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
-    layers = get_peft_model_state_dict(unet)
-    cls = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
-    cls.save_lora_weights(folder, unet_lora_layers=layers)
+        found = {"unet_lora_layers": layers(_part(UNet2DConditionModel, pipeline_folder, "unet"), ["to_q", "to_v"])}
+        if reads_too:
+            reader = _part(CLIPTextModel, pipeline_folder, "text_encoder")
+            found["text_encoder_lora_layers"] = layers(reader, ["q_proj", "v_proj"])
+    cls.save_lora_weights(folder, **found)
     return folder
+
+
+def _part(cls: Any, pipeline_folder: Path, name: str) -> Any:
+    return cls.from_pretrained(pipeline_folder, subfolder=name)
 
 
 def _vae() -> AutoencoderKL:

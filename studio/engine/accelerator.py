@@ -1,7 +1,8 @@
 """What a resident UNet wears: delta weights or a LoRA on its base, and the way back to the bare base.
 
-Delta weights are written as base + strength * ΔW from the kept base, in place; a LoRA stays an unfused adapter beside
-them. Changing accelerators always goes through the bare base, so nothing stacks and nothing is left behind.
+Both are written as base + strength * ΔW from the kept base, in place; a LoRA's layers, whose products are its ΔW, are
+then taken off. So a UNet wears weights and nothing else: a step costs what it costs bare, accelerators replace each
+other and never stack, and the way back is a copy. What layers a LoRA has for text encoders stay on them as layers.
 It does not know where files come from (`Weights` finds them) nor how anything is sampled.
 """
 
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from studio.engine.device import is_out_of_memory
+from studio.engine.lora import LoraChanges, has_layers
 from studio.errors import IncompatibleWeights
-from studio.perflow import DeltaWeights, KeptBase, check_fits
+from studio.perflow import DeltaWeights, KeptBase, check_fits, merged_with
 from studio.specs import AcceleratorSpec, DeltaSpec, ModelSpec
 
 ADAPTER_NAME = "accelerator"
@@ -34,16 +37,19 @@ class Worn:
 class AcceleratedUNet:
     """The UNet of one resident pipeline, its kept base, and the accelerator on it (if any).
 
-    The base is kept in the precision of its file, whatever the UNet computes in: the sum is rounded once.
+    The base is kept in the precision of its file, whatever the UNet computes in: the sum is rounded once. `read_anew`
+    is called when a LoRA changes the text encoders, or leaves them: no prompt is then used as it was read before.
     """
 
-    def __init__(self, pipe: Any, model: ModelSpec, *, is_merged: bool) -> None:
+    def __init__(
+        self, pipe: Any, model: ModelSpec, *, is_merged: bool, read_anew: Callable[[], None] = lambda: None
+    ) -> None:  # fmt: skip
         self._pipe, self._model, self._is_merged = pipe, model, is_merged
+        self._read_anew = read_anew
         self._base = KeptBase(pipe.unet)
         self._delta: tuple[AcceleratorSpec, DeltaWeights] | None = None
         self._worn: Worn | None = None
         self._worn_spec: AcceleratorSpec | None = None
-        self._is_changed = False
 
     @property
     def base_sha256(self) -> str:
@@ -53,37 +59,45 @@ class AcceleratedUNet:
     def wear(self, accelerator: AcceleratorSpec, strength: float, read: Callable[[], Any]) -> Worn:
         """Put an accelerator on, unless it is on already. `read` gives a `DeltaWeights`, or the path of a LoRA.
 
-        Raises `IncompatibleWeights`; the UNet is bare then.
+        Raises `IncompatibleWeights` and what `read` raises; the UNet is bare then.
         """
         if accelerator.kind in ("none", "perflow_merged"):
             strength = 1.0
         if self._worn and (self._worn_spec, self._worn.strength) == (accelerator, strength):
             return self._worn
-        check_kind(accelerator, self._model, is_merged=self._is_merged)
-        self._drop_adapter()
-        if accelerator.kind == "perflow_delta":
-            self._worn = self._wear_delta(accelerator, strength, read)
-        else:
+        try:
+            check_kind(accelerator, self._model, is_merged=self._is_merged)
+            self._worn = self._put_on(accelerator, strength, read)
+        except BaseException:  # an interrupt may land here as well
             self.undress()
-            is_lora = accelerator.kind == "lora"
-            bare = Worn(accelerator=accelerator.id, strength=strength, facts=accelerator.delta)
-            self._worn = self._wear_lora(accelerator, strength, read) if is_lora else bare
+            raise
         self._worn_spec = accelerator  # the entry, not its id: a run trained on has new weights under the same id
         return self._worn
 
     def undress(self) -> None:
         """Back to the bare base: no adapter, and every weight as it was loaded."""
-        self._drop_adapter()
         self._worn = None
-        if self._is_changed:
+        self._drop_layers()
+        if merged_with(self._pipe.unet) is not None:
             self._base.restore()
-            self._is_changed = False
 
-    def _drop_adapter(self) -> None:
-        """Take a LoRA off. Its layers were never fused, so the wrapped ones are as they were."""
-        if getattr(self._pipe.unet, "peft_config", None):
-            self._worn = None
+    def _put_on(self, accelerator: AcceleratorSpec, strength: float, read: Callable[[], Any]) -> Worn:
+        self._drop_layers()
+        if accelerator.kind == "perflow_delta":
+            return self._wear_delta(accelerator, strength, read)
+        if accelerator.kind == "lora":
+            return self._wear_lora(accelerator, strength, read)
+        self.undress()
+        return Worn(accelerator=accelerator.id, strength=strength, facts=accelerator.delta)
+
+    def _drop_layers(self) -> None:
+        """Take a LoRA's layers off, wherever they are: what they wrap is as it was."""
+        if self._has_layers():
             self._pipe.unload_lora_weights()
+            self._read_anew()
+
+    def _has_layers(self) -> bool:
+        return any(has_layers(getattr(self._pipe, name, None)) for name in self._pipe._lora_loadable_modules)
 
     def _wear_delta(self, accelerator: AcceleratorSpec, strength: float, read: Callable[[], Any]) -> Worn:
         if self._delta is None or self._delta[0] != accelerator:
@@ -96,7 +110,6 @@ class AcceleratedUNet:
             base_prediction_type=self._model.prediction_type,
             base_sha256=self.base_sha256 if delta.spec.base_sha256 else None,
         )
-        self._worn, self._is_changed = None, True
         report = self._base.apply(delta, strength)  # always from the base: replaces what was there
         return Worn(
             accelerator=accelerator.id,
@@ -108,8 +121,20 @@ class AcceleratedUNet:
 
     def _wear_lora(self, accelerator: AcceleratorSpec, strength: float, read: Callable[[], Any]) -> Worn:
         path: Path = read()
-        self._pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER_NAME)
-        self._pipe.set_adapters([ADAPTER_NAME], adapter_weights=[strength])
+        try:
+            self._pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER_NAME)
+            self._pipe.set_adapters([ADAPTER_NAME], adapter_weights=[strength])  # the scale of every product
+        except (RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise IncompatibleWeights(
+                f"{accelerator.title} does not fit {self._model.title}: its layers have other names or shapes; choose "
+                "an accelerator made for this model's family."
+            ) from error
+        self._base.add(LoraChanges(self._pipe.unet, ADAPTER_NAME), name=accelerator.title)
+        self._pipe.unet.unload_lora()
+        if self._has_layers():
+            self._read_anew()
         return Worn(accelerator=accelerator.id, strength=strength, sha256=file_sha256(path))
 
 

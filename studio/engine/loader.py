@@ -45,9 +45,9 @@ class Resident:
     def __init__(self, model: ModelSpec, pipe: Any, *, is_merged: bool) -> None:
         self.model = model
         self.pipe = pipe
-        self.unet = AcceleratedUNet(pipe, model, is_merged=is_merged)
-        self.controls = Controls(pipe, model)
         self.prompts = PromptEncoder(pipe)
+        self.unet = AcceleratedUNet(pipe, model, is_merged=is_merged, read_anew=self.prompts.forget)
+        self.controls = Controls(pipe, model)
         self.noise_schedule = pipe.scheduler.config
         self._preview: Preview | None = None
 

@@ -111,13 +111,21 @@ class KeptBase:
         if strength == 0:  # adding zeros would turn -0.0 into 0.0
             self.restore()
             return report
-        mark_merged(self._unet, delta.spec.name or "delta weights")
+        changes = {name: delta.tensors[name] for name in (*report.applied, *report.widened)}
+        self.add(changes, strength, name=delta.spec.name or "delta weights")
+        return report
+
+    def add(self, changes: Mapping[str, torch.Tensor], strength: float = 1.0, *, name: str) -> None:
+        """Write base + strength * changes, by parameter name, as `apply` does; `name` says what they make of the base.
+
+        Each change is asked for once, when its turn comes.
+        """
+        mark_merged(self._unet, name)
         try:
-            self._write({name: delta.tensors[name] for name in (*report.applied, *report.widened)}, strength)
+            self._write(changes, strength)
         except BaseException:  # half a merge is no model; an interrupt may land here as well
             self.restore()
             raise
-        return report
 
     def restore(self) -> None:
         """Put the base back, bit by bit."""

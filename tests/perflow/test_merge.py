@@ -108,6 +108,25 @@ def test_strength_zero_is_the_bare_base(base, delta):
     assert merged_with(base) is None
 
 
+def test_changes_are_added_one_at_a_time_and_replace_what_was_applied(base, delta):
+    plain, kept = bits(base), KeptBase(base)
+    kept.apply(delta)
+    asked: list[str] = []
+
+    class Changes(dict):
+        def __getitem__(self, name: str) -> torch.Tensor:
+            asked.append(name)
+            return super().__getitem__(name)
+
+    kept.add(Changes({"conv_out.bias": torch.ones(4)}), 0.5, name="Mine")
+    assert asked == ["conv_out.bias"]
+    assert merged_with(base) == "Mine"
+    expected = {**plain, "conv_out.bias": plain["conv_out.bias"] + 0.5}
+    assert is_equal(bits(base), expected)
+    kept.restore()
+    assert is_equal(bits(base), plain)
+
+
 def test_works_through_lora_layers_added_before_or_after(base, delta):
     plain = bits(base)
     kept_before = KeptBase(base)
