@@ -46,10 +46,12 @@ class World:
         self.reference = self.eye.features(self.draw(self.perflow, 4, noise=noise, prompts=prompts))
         self.fd = self.fd_of(self.pixels)
 
-    def draw(self, contestant: Contestant, steps: int, **more: torch.Tensor) -> torch.Tensor:
-        """Pixels."""
-        noise = more.pop("noise", self.noise)
-        return self.bench.pixels(self.bench.draw(contestant, steps, CFG, noise, **more))
+    def draw(self, contestant: Contestant, steps: int, *, noise: torch.Tensor | None = None,
+             prompts: torch.Tensor | None = None, negative: torch.Tensor | None = None) -> torch.Tensor:  # fmt: skip
+        """Pixels; of the bench's own prompts from `self.noise` unless others are given."""
+        noise = self.noise if noise is None else noise
+        latents = self.bench.draw(contestant, steps, CFG, noise, prompts=prompts, negative=negative)
+        return self.bench.pixels(latents)
 
     def fd_of(self, pixels: torch.Tensor) -> float:
         """Against the reference."""

@@ -41,7 +41,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType({
 """Folded groups; the last takes every advanced field that no other names."""
 LABELS: Mapping[str, str] = MappingProxyType({
     "num_time_windows": "Time windows (K)", "num_steps": "Steps", "prediction_type": "Head",
-    "student": "What is trained", "error_at": "Error counted at", "window_starts": "Windows begin", "control": "Condition",
+    "student": "What is trained", "error_at": "Error counted at", "window_starts": "Windows begin",
+    "control": "Condition",
     "ema_decay": "EMA decay", "lora_rank": "LoRA rank", "min_snr": "Min-SNR gamma",
     "method": "Method", "num_workers": "Reading processes", "num_held_out": "Held-out pictures",
 })  # fmt: skip
@@ -56,7 +57,8 @@ WINDOWED = ("perflow", "rectified", "pcm")
 # Fields that mean something to some methods only; all others mean something to every method.
 ONLY_FOR: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "num_time_windows": WINDOWED, "control": ("controlnet",),
-    "prediction_type": ("perflow",), "window_starts": ("perflow", "rectified"), "error_at": ("perflow",), "guidance_mode": ("perflow", "rectified"),
+    "prediction_type": ("perflow",), "error_at": ("perflow",), "window_starts": ("perflow", "rectified"),
+    "guidance_mode": ("perflow", "rectified"),
     "trained_guidance": ("perflow", "rectified", "lcm", "pcm"), "teacher_solver": ("perflow",),
     "num_solver_steps": ("perflow",), "share_at_start": ("perflow", "rectified"),
     "share_at_grid": ("perflow", "rectified"), "grid_steps": ("perflow", "rectified"), "pair_reuse": ("perflow",),
