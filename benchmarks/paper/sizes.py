@@ -18,7 +18,7 @@ class Sizes:
 
     num_pictures: int = 500
     num_raced: int = 1000
-    num_swept: int = 64
+    num_swept: int = 128
     sweep: tuple[float, ...] = (1.0, 1.5, 3.0, 4.5)
     sweep_steps: tuple[int, ...] = (4,)
     table_steps: tuple[int, ...] = (4, 8)
