@@ -109,7 +109,9 @@ def test_a_worker_that_dies_ends_all(tmp_path) -> None:
 
 
 STOPPED = """
+import signal
 from tests.benchmarks.test_workers import share, sleeping, silent
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 if __name__ == "__main__":
     share(sleeping(silent), sleeping, 2, lambda _rows, words: print(words, flush=True))
 """
@@ -127,7 +129,10 @@ def test_ctrl_c_stops_every_process(tmp_path) -> None:
         words = [running.stdout.readline() for _ in range(4)]
         workers = [int(each.split()[1]) for each in words if each.startswith("process")]
         os.killpg(running.pid, signal.SIGINT)
-        _, errors = running.communicate(timeout=20)
+        try:
+            _, errors = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert errors.count("Traceback") == 1  # that of the first process alone
     assert "KeyboardInterrupt" in errors
     assert len(set(workers)) == 2
