@@ -90,6 +90,7 @@ def test_quick_makes_the_whole_report_and_a_second_run_draws_nothing(ran) -> Non
     assert _without_machine(again) == _without_machine(report)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_workers_and_one_process_make_the_same_rows(ran, one_thread, tmp_path) -> None:
     shared = ran[0] / "work"
