@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,8 +85,9 @@ def test_a_duel_is_drawn_looked_at_and_voted_on(page, studio_url: str, tmp_path:
     ]  # fmt: skip
     assert all(PROMPT in each.get_attribute("alt") for each in page.locator("#compare-stage img.result").all())
     numbers = page.inner_text("#compare-numbers")
-    for words in ("Latent error", "PSNR", "Kept to the prompt", "it is the reference", " ms", "Memory"):
+    for words in ("Latent error", "PSNR", "Kept to the prompt", "it is the reference", "Memory"):
         assert words in numbers
+    assert re.search(r"\d (ms|s)\b", numbers)  # on a slow machine it is seconds
     check_pictures_are_those_of_text_to_image(page, studio_url, tmp_path)
     check_slider(page)
     check_flicker(page)
